@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedding head: one vector an image, and a dense map from which the vector of any box is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unified.contracts.protocols import Head, Modulate
+from unified.contracts.structures import EmbeddingOutput, Features, FeatureSpec
+from unified.model.layers.conv import Conv
+
+
+class EmbedHead(Head):
+    """Fuses all levels on the finest one, where small objects still show their pattern and colours.
+
+    Each level is reduced by a 1x1 convolution, enlarged to the finest level and summed; a 3x3 convolution mixes
+    the sum. A 1x1 convolution makes the dense map and, beside it, attention logits that tell objects from ground; the mean and
+    the maximum over all positions make the image vector.
+
+    Sites: ``pre.map`` (width) and ``post.map`` (outputs) around the dense map's convolution, ``pre.image`` (2 * width)
+    and ``post.image`` (outputs) around the image vector's.
+
+    Args:
+        spec: the neck's levels.
+        outputs: D, the width of the embedding.
+        width: channels of the fused map.
+    """
+
+    sites: Mapping[str, int]
+
+    def __init__(self, spec: FeatureSpec, outputs: int, *, width: int = 64) -> None:
+        super().__init__()
+        self.finest = min(range(len(spec.strides)), key=lambda level: spec.strides[level])
+        self.stride = spec.strides[self.finest]
+        self.sites = {"pre.map": width, "post.map": outputs, "pre.image": 2 * width, "post.image": outputs}
+        self.reduce = nn.ModuleList(Conv(channels, width, act=False) for channels in spec.channels)
+        self.fuse = Conv(width, width, kernel=3)
+        self.to_map = nn.Conv2d(width, outputs, kernel_size=1)
+        self.to_attention = nn.Conv2d(width, 1, kernel_size=1)
+        self.to_image = nn.Linear(2 * width, outputs)
+        nn.init.zeros_(self.to_attention.weight)  # every position counts alike at first
+
+    def forward(self, features: Features, modulate: Modulate) -> EmbeddingOutput:
+        fused = self.fuse(F.silu(self._sum_levels(features.maps)))  # (B, width, H, W)
+        pooled = torch.cat([fused.mean(dim=(2, 3)), fused.amax(dim=(2, 3))], dim=1)  # (B, 2 * width)
+        image = modulate("post.image", self.to_image(modulate("pre.image", pooled)))
+        return EmbeddingOutput(
+            image=F.normalize(image.float(), dim=1),
+            map=modulate("post.map", self.to_map(modulate("pre.map", fused))),
+            stride=self.stride,
+            attention=self.to_attention(fused),
+        )
+
+    def _sum_levels(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """Every level at the finest one's size: (B, width, H, W)."""
+        size = maps[self.finest].shape[-2:]
+        total = self.reduce[self.finest](maps[self.finest])
+        for level, (reduce, x) in enumerate(zip(self.reduce, maps, strict=True)):
+            if level != self.finest:
+                total = total + F.interpolate(reduce(x), size=size, mode="nearest")
+        return total  # type: ignore[no-any-return]

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Object detection as a task: which losses fit which head, what is shown, how it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, ClassVar
+
+from unified.contracts.errors import ConfigError
+from unified.contracts.protocols import Labels, Task
+from unified.contracts.structures import AnchorBoxOutput, Batch, LossTerm, PointBoxOutput, Prediction, Vocabulary
+
+from .aligned import AlignedAssigner
+from .anchor_loss import AnchorCriterion
+from .metric import DetectionMetric
+from .point_loss import PointCriterion
+from .ratio import RatioAssigner
+from .selection import Selection
+from .targets import BoxTargets
+
+
+class DetectionTask(Task):
+    """Finds the boxes of the vocabulary's classes.
+
+    The head's output says by its ``criterion`` which losses train it: ``points`` (anchor-free) or ``anchors``.
+
+    Args:
+        name: the task's name in the run; it indexes ``Annotations.states``.
+        vocabulary: its ``boxes`` are the classes.
+        box_gain, class_gain, dfl_gain: weights of the anchor-free losses.
+        topk, alpha, beta: of the task-aligned assignment (Feng et al. 2021, TOOD, eq. 3).
+        anchor_box_gain, anchor_class_gain, anchor_object_gain: weights of the anchor-based losses (YOLOR's recipe; the
+            class weight is for 80 classes and is scaled with their number).
+        anchor_ratio: an anchor learns boxes whose sides differ from its own by a factor below this.
+        anchor_balance: weights of the levels' objectness, finest first; further levels take the last one.
+        confidence, nms_iou, max_boxes, candidates, multi_label: what is shown, see :class:`Selection`; each can be
+            given to :meth:`predict` as well.
+    """
+
+    labels: ClassVar[Labels] = "boxes"
+    default_head: ClassVar[str] = "detect_free"
+    provides: ClassVar[tuple[str, ...]] = ("boxes_xyxy", "scores", "labels")
+    primary: ClassVar[str] = "AP"
+
+    def __init__(
+        self,
+        name: str,
+        vocabulary: Vocabulary,
+        *,
+        box_gain: float = 7.5,
+        class_gain: float = 0.5,
+        dfl_gain: float = 1.5,
+        topk: int = 10,
+        alpha: float = 0.5,
+        beta: float = 6.0,
+        anchor_box_gain: float = 0.05,
+        anchor_class_gain: float = 0.5,
+        anchor_object_gain: float = 1.0,
+        anchor_ratio: float = 4.0,
+        anchor_balance: Sequence[float] = (4.0, 1.0, 0.4, 0.1),
+        confidence: float = 0.05,
+        nms_iou: float = 0.65,
+        max_boxes: int = 300,
+        candidates: int = 1000,
+        multi_label: bool = True,
+    ) -> None:
+        super().__init__()
+        if not vocabulary.boxes:
+            raise ConfigError(f"task '{name}' detects boxes, but no dataset of the run names a box class; add one")
+        self.name, self.vocabulary, self.outputs = name, vocabulary, len(vocabulary.boxes)
+        self.selection = Selection(confidence, nms_iou, max_boxes, candidates, multi_label)
+        self.criteria: dict[str, Callable[[Any, BoxTargets], dict[str, LossTerm]]] = {
+            PointBoxOutput.criterion: PointCriterion(
+                AlignedAssigner(topk, alpha, beta), box_gain, class_gain, dfl_gain
+            ),
+            AnchorBoxOutput.criterion: AnchorCriterion(
+                RatioAssigner(anchor_ratio),
+                anchor_box_gain,
+                anchor_class_gain,
+                anchor_object_gain,
+                tuple(anchor_balance),
+            ),
+        }
+
+    def loss(self, output: Any, batch: Batch) -> Mapping[str, LossTerm]:
+        """Loss terms of a detection head's output; what is not labelled adds nothing.
+
+        Raises:
+            ConfigError: the head's output is of no kind this task has losses for.
+        """
+        criterion = self.criteria.get(getattr(output, "criterion", ""))
+        if criterion is None:
+            raise ConfigError(
+                f"task '{self.name}' has no losses for {type(output).__name__}; give it a head whose output's "
+                f"`criterion` is one of: {', '.join(self.criteria)}"
+            )
+        return criterion(output, BoxTargets.of(batch, self.name, self.outputs))
+
+    def predict(self, output: Any, predictions: Sequence[Prediction], **options: Any) -> list[Prediction]:
+        """Adds boxes in input pixels, best first, float32 on the CPU. ``options``: fields of :class:`Selection`."""
+        known = {field.name for field in fields(Selection)}
+        select = replace(self.selection, **{k: v for k, v in options.items() if k in known and v is not None})
+        shown = select(*output.decode())
+        return [
+            replace(p, boxes_xyxy=boxes, scores=scores, labels=labels, box_names=self.vocabulary.boxes)
+            for p, (boxes, scores, labels) in zip(predictions, shown, strict=True)
+        ]
+
+    def metric(self) -> DetectionMetric:
+        """A fresh COCO metric."""
+        return DetectionMetric(self.name, self.vocabulary.boxes)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well vectors find their own kind among the vectors of other images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unified.contracts.protocols import Curve
+from unified.contracts.structures import Batch, EmbeddingOutput, Frame, LabelState, Prediction
+
+from .search import Ranking, rank
+
+Place = tuple[str, tuple[float, ...]]
+"""An image's id and a box xyxy in its original pixels."""
+
+Found = tuple[str, tuple[float, ...], bool]
+"""A neighbour's place, and whether it is the same identity."""
+
+_DEPTH = 20  # neighbours kept for curves and examples
+
+
+class RetrievalMetric:
+    """R@1, R@5 and mAP@R of labelled boxes, and with ``image_`` before them of labelled images.
+
+    Every labelled vector queries all others by cosine, boxes only those of other images; a query without a match
+    there is left out. R@k is the share of queries with a match among their k nearest; mAP@R is that of Musgrave et al.
+    2020 (A Metric Learning Reality Check). Without any labelled box the plain names hold the images' scores. Identities
+    need not be in the training vocabulary: every index from 0 up counts.
+    """
+
+    def __init__(self) -> None:
+        self._boxes = _Gallery()
+        self._images = _Gallery()
+
+    def update(self, output: EmbeddingOutput, predictions: Sequence[Prediction], batch: Batch) -> None:
+        """Reads the vectors at the true boxes, not the predicted ones, so that only the embedding is judged."""
+        shown = [a.select((a.box_identities >= 0) & (a.box_states == LabelState.POSITIVE)) for a in batch.annotations]
+        read = output.box_vectors([a.boxes_xyxy for a in shown])
+        for known, vectors, frame in zip(shown, read, batch.frames, strict=True):
+            self._boxes.add(vectors, known.box_identities, frame.image_id, frame.to_original(known.boxes_xyxy))
+        for known, vector, frame in zip(batch.annotations, output.image, batch.frames, strict=True):
+            if known.identity >= 0:
+                self._images.add(vector[None], torch.tensor([known.identity]), frame.image_id, _whole(frame))
+
+    def compute(self) -> dict[str, float]:
+        boxes = self._boxes.rank(apart=True)
+        images = self._images.rank(apart=False)
+        scores = {f"image_{name}": value for name, value in _scores(images).items()}
+        return {**_scores(boxes if len(self._boxes) else images), **scores}
+
+    def curves(self) -> dict[str, list[Curve]]:
+        """Recall over the number of neighbours looked at."""
+        rankings = {"boxes": self._boxes.rank(apart=True), "images": self._images.rank(apart=False)}
+        depths = range(1, _DEPTH + 1)
+        lines = [
+            Curve(list(depths), [ranking.recall(k) for k in depths], label, "neighbours", "recall")
+            for label, ranking in rankings.items()
+            if ranking is not None
+        ]
+        return {"recall": lines} if lines else {}
+
+    def examples(self, n: int) -> list[tuple[Place, list[Found]]]:
+        """Up to ``n`` queries, evenly spread over all, with their nearest neighbours; boxes if there are any."""
+        if len(self._boxes):
+            return self._boxes.examples(n, apart=True)
+        return self._images.examples(n, apart=False)
+
+
+@dataclass
+class _Gallery:
+    """Labelled vectors and where they come from."""
+
+    vectors: list[Tensor] = field(default_factory=list)
+    identities: list[Tensor] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def add(self, vectors: Tensor, identities: Tensor, image_id: str, boxes_xyxy: Tensor) -> None:
+        """vectors (N, D), identities (N,), boxes_xyxy (N, 4) original pixels: all of one image."""
+        self.vectors.append(vectors.detach().float().cpu())
+        self.identities.append(identities.cpu())
+        self.places += [(image_id, tuple(box)) for box in boxes_xyxy.tolist()]
+
+    def rank(self, apart: bool) -> Ranking | None:
+        """apart: a vector does not see the others of its image."""
+        if not self.places:
+            return None
+        numbers = {image: number for number, (image, _) in enumerate(self.places)}
+        groups = [numbers[image] if apart else row for row, (image, _) in enumerate(self.places)]
+        return rank(torch.cat(self.vectors), torch.cat(self.identities), torch.tensor(groups), _DEPTH)
+
+    def examples(self, n: int, apart: bool) -> list[tuple[Place, list[Found]]]:
+        ranking = self.rank(apart)
+        if ranking is None or n < 1:
+            return []
+        identities = torch.cat(self.identities).tolist()
+        chosen = torch.linspace(0, len(ranking.queries) - 1, min(n, len(ranking.queries))).round().long().tolist()
+        examples = []
+        for index in chosen:
+            query = int(ranking.queries[index])
+            rows = [row for row in ranking.neighbours[index].tolist() if row >= 0]
+            found = [(*self.places[row], identities[row] == identities[query]) for row in rows]
+            examples.append((self.places[query], found))
+        return examples
+
+
+def _scores(ranking: Ranking | None) -> dict[str, float]:
+    if ranking is None:
+        return {}
+    return {"R@1": ranking.recall(1), "R@5": ranking.recall(5), "mAP@R": ranking.map_at_r}
+
+
+def _whole(frame: Frame) -> Tensor:
+    """The box (1, 4) of a whole original image."""
+    height, width = frame.size
+    return torch.tensor([[0.0, 0.0, float(width), float(height)]])

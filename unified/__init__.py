@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unified: one network, one checkpoint, many vision tasks.
+
+The public door. Names are imported when first touched, so that ``import unified`` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unified import _torchvision
+
+_torchvision.watch()
+
+# In a checkout, tasks/, heads/ and configs/ stand beside this package and are installed as unified.tasks and so on.
+_root = Path(__file__).resolve().parent.parent
+if (_root / "pyproject.toml").is_file() and (_root / "heads").is_dir() and str(_root) not in __path__:
+    __path__.append(str(_root))
+
+__version__ = "0.1.0"
+
+_DOOR = {
+    "load": "unified.inference.predictor",
+    "UnifiedModel": "unified.inference.predictor",
+    "create_model": "unified.model.build",
+    "list_models": "unified.model.build",
+    "Prediction": "unified.contracts.structures",
+    "UnifiedError": "unified.contracts.errors",
+}
+_REGISTRIES = {
+    "register_head": "heads",
+    "register_task": "tasks",
+    "register_backbone": "backbones",
+    "register_neck": "necks",
+    "register_dataset": "datasets",
+    "register_balancer": "balancers",
+}
+
+if TYPE_CHECKING:
+    from unified.contracts.errors import UnifiedError as UnifiedError
+    from unified.contracts.structures import Prediction as Prediction
+    from unified.inference.predictor import UnifiedModel as UnifiedModel
+    from unified.inference.predictor import load as load
+    from unified.model.build import create_model as create_model
+    from unified.model.build import list_models as list_models
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DOOR:
+        return getattr(importlib.import_module(_DOOR[name]), name)
+    if name in _REGISTRIES:
+        protocols = importlib.import_module("unified.contracts.protocols")
+        return getattr(protocols, _REGISTRIES[name]).register
+    raise AttributeError(f"module 'unified' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_DOOR, *_REGISTRIES})

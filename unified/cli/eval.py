@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``unified-eval``: the scores of a run's best checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unified.cli.command import Debug, Json, make_app, run, split_names
+
+app = make_app()
+
+
+@app.command(name="eval")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Data file (YAML); the run's own if not given.")
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="train or val.")] = "val",
+    tasks: Annotated[str | None, typer.Option(metavar="A,B", help="Only these tasks.")] = None,
+    size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Input side; the run's own if not given.")] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", help="Images a pass; the run's own if not given.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first images.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate a trained network."""
+    from unified.training.evaluator import evaluate_run
+
+    metrics = evaluate_run(
+        folder, data=data, split=split, tasks=split_names(tasks), size=size, batch=batch, limit=limit
+    )
+    if as_json:
+        print(json.dumps(metrics))
+        return
+    from rich.console import Console
+
+    from unified.cli.display import metric_table
+
+    Console().print(metric_table(metrics, title=f"{folder}, {split}"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    run(app, argv)

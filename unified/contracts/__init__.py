@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words everybody speaks: structures, protocols, the registry, configuration and errors."""

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to a picture and its boxes on the way to the network's square input.
+
+Coordinates are continuous: pixel k covers k..k + 1. A matrix is (2, 3) and takes original pixels to input pixels.
+Legend: S the side of the input in pixels, N boxes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from unified.contracts.config import AugmentConfig
+from unified.contracts.structures import Annotations, Frame, Sample
+from unified.data.picture import GREY
+
+Array = NDArray[Any]
+Matrix = NDArray[np.float64]
+
+LEAST_SIDE: Final = 2.0  # pixels: what is thinner after a transform is no object any more
+LEAST_SHARE: Final = 0.1  # of a box's area that must stay in sight
+MOST_ASPECT: Final = 20.0  # of a box that the edge has cut
+
+_YIQ: Final = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_RGB: Final = np.linalg.inv(_YIQ)
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture in flight. ``cut`` has the labels of objects that were dropped although a part may still be seen."""
+
+    image: Image.Image
+    annotations: Annotations
+    cut: Tensor  # (M,) int64
+
+
+def view_of(sample: Sample) -> View:
+    """The picture as it was stored."""
+    return View(to_image(sample.image), sample.annotations, torch.zeros(0, dtype=torch.int64))
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """uint8 (3, H, W) -> a Pillow picture."""
+    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """A Pillow picture -> uint8 (3, H, W), contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
+
+
+def letterbox_frame(image_id: str, size: tuple[int, int], side: int) -> Frame:
+    """How an image of ``size`` (height, width) is fitted to (side, side): whole, as large as it goes, in the middle.
+
+    Scale and offset are those of whole pixels, so that going there and back again is exact.
+    """
+    height, width = size
+    ratio = min(side / height, side / width)
+    new_w, new_h = max(1, round(width * ratio)), max(1, round(height * ratio))
+    return Frame(
+        image_id, size, (new_w / width, new_h / height), (float((side - new_w) // 2), float((side - new_h) // 2))
+    )
+
+
+def letterbox(pixels: Tensor, side: int, image_id: str = "") -> tuple[Tensor, Frame]:
+    """A picture uint8 (3, H, W) fitted to (3, side, side) on grey, and the frame that takes boxes there and back."""
+    frame = letterbox_frame(image_id, (int(pixels.shape[1]), int(pixels.shape[2])), side)
+    if pixels.shape[1:] == (side, side):
+        return pixels.contiguous(), frame
+    return to_pixels(_place(to_image(pixels), frame.scale, frame.offset, side)), frame
+
+
+def letterbox_sample(sample: Sample, side: int) -> Sample:
+    """A sample in original pixels as the network's input; no box is lost."""
+    pixels, frame = letterbox(sample.image, side, sample.frame.image_id)
+    boxes = frame.to_input(sample.annotations.boxes_xyxy)
+    return Sample(pixels, replace(sample.annotations, boxes_xyxy=boxes), frame)
+
+
+def fitting_matrix(size: tuple[int, int], side: int) -> Matrix:
+    """The letterbox of an image of ``size`` (height, width) as a matrix."""
+    frame = letterbox_frame("", size, side)
+    return np.array([[frame.scale[0], 0, frame.offset[0]], [0, frame.scale[1], frame.offset[1]]])
+
+
+def draws_affine(augment: AugmentConfig) -> bool:
+    """Whether the settings move pictures at all."""
+    return any((augment.scale, augment.translate, augment.rotate, augment.shear))
+
+
+def draw_affine(rng: np.random.Generator, augment: AugmentConfig, centre: tuple[float, float], side: int) -> Matrix:
+    """A random zoom, turn, shear and shift that takes ``centre`` near the middle of a (side, side) input.
+
+    The product T(middle + shift) · R(turn) · H(shear) · Z(zoom) · T(-centre), one matrix for one resampling.
+    """
+    turn, shear_x, shear_y, shift_x, shift_y, zoom = rng.uniform(-1.0, 1.0, 6).tolist()
+    cos, sin = math.cos(math.radians(augment.rotate * turn)), math.sin(math.radians(augment.rotate * turn))
+    along, up = math.tan(math.radians(augment.shear * shear_x)), math.tan(math.radians(augment.shear * shear_y))
+    scale = 1 + augment.scale * zoom
+    a, b, c, d = (
+        scale * (cos - sin * up),
+        scale * (cos * along - sin),
+        scale * (sin + cos * up),
+        scale * (sin * along + cos),
+    )
+    x, y = (0.5 + augment.translate * shift_x) * side, (0.5 + augment.translate * shift_y) * side
+    return np.array([[a, b, x - a * centre[0] - b * centre[1]], [c, d, y - c * centre[0] - d * centre[1]]])
+
+
+def compose(second: Matrix, first: Matrix) -> Matrix:
+    """The matrix that does ``first`` and then ``second``."""
+    result = second[:, :2] @ first
+    result[:, 2] += second[:, 2]
+    return np.asarray(result)
+
+
+def move(view: View, matrix: Matrix, side: int) -> View:
+    """The view through ``matrix`` on a grey (side, side) input, with one resampling; boxes follow and are clipped.
+
+    A matrix that neither turns nor shears is rounded to whole pixels at the picture's edges, boxes and pixels alike.
+    """
+    if matrix[0, 1] == 0 and matrix[1, 0] == 0:
+        matrix = _snapped(matrix, view.image.size)
+        scale, offset = (matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2])
+        image = _place(view.image, scale, offset, side)
+    else:
+        image = _warp(view.image, matrix, side)
+    annotations, cut = move_boxes(view.annotations, matrix, side)
+    return View(image, annotations, torch.cat([view.cut, cut]))
+
+
+def _snapped(matrix: Matrix, extent: tuple[int, int]) -> Matrix:
+    """Scale and offset whose picture edges fall on whole pixels."""
+    result = np.zeros((2, 3))
+    for axis, length in enumerate(extent):
+        low = round(matrix[axis, 2])
+        high = max(low + 1, round(matrix[axis, 2] + matrix[axis, axis] * length))
+        result[axis, axis], result[axis, 2] = (high - low) / length, low
+    return result
+
+
+def _visible(scale: float, offset: float, length: int, side: int) -> tuple[int, int, float, float]:
+    """Along one axis: the input pixels first..last that show the picture, and the stretch of the picture they show."""
+    low, high = round(offset), round(offset + scale * length)
+    first, last = max(low, 0), min(high, side)
+    return first, last, max((first - low) / scale, 0.0), min((last - low) / scale, float(length))
+
+
+def _place(image: Image.Image, scale: tuple[float, float], offset: tuple[float, float], side: int) -> Image.Image:
+    """A picture scaled and shifted by whole pixels onto grey; shrinking averages, so nothing flickers."""
+    x0, x1, left, right = _visible(scale[0], offset[0], image.width, side)
+    y0, y1, top, bottom = _visible(scale[1], offset[1], image.height, side)
+    if x1 <= x0 or y1 <= y0:
+        return _grey(side)
+    if scale == (1.0, 1.0):
+        shown = image.crop((int(left), int(top), int(right), int(bottom)))
+    else:
+        box = (left, top, right, bottom)
+        shown = image.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    if shown.size == (side, side):
+        return shown
+    canvas = _grey(side)
+    canvas.paste(shown, (x0, y0))
+    return canvas
+
+
+def _grey(side: int) -> Image.Image:
+    return Image.new("RGB", (side, side), (GREY, GREY, GREY))
+
+
+def _warp(image: Image.Image, matrix: Matrix, side: int) -> Image.Image:
+    """A picture through any affine matrix; strong shrinking is averaged by whole factors first, against aliasing."""
+    shrink = math.floor(1 / max(math.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6) + 0.05)
+    if shrink >= 2:
+        whole = image.size
+        image = image.reduce(shrink)
+        stretch = np.diag([whole[0] / image.width, whole[1] / image.height])
+        matrix = np.column_stack([matrix[:, :2] @ stretch, matrix[:, 2]])
+    inverse = np.linalg.inv(np.vstack([matrix, [0.0, 0.0, 1.0]]))[:2].ravel()
+    fill = (GREY, GREY, GREY)
+    return image.transform(
+        (side, side), Image.Transform.AFFINE, inverse.tolist(), Image.Resampling.BILINEAR, fillcolor=fill
+    )
+
+
+def move_boxes(annotations: Annotations, matrix: Matrix, side: int) -> tuple[Annotations, Tensor]:
+    """Boxes through ``matrix``, clipped to (side, side); and the labels of those lost though they may still show.
+
+    Dropped are boxes with a side under 2 pixels, with less than a tenth of their area in sight, or cut by the edge to
+    more than 20 times as long as wide.
+    """
+    if not len(annotations):
+        return annotations, annotations.box_labels
+    moved = _hulls(annotations.boxes_xyxy.numpy(), matrix)
+    boxes = np.minimum(np.maximum(moved, 0.0), side)
+    extent, seen = boxes[:, 2:] - boxes[:, :2], _areas(boxes)
+    short, long = extent.min(axis=1), extent.max(axis=1)
+    keep = (short >= LEAST_SIDE) & (seen >= LEAST_SHARE * _areas(moved))
+    keep &= (long <= MOST_ASPECT * short) | (boxes == moved).all(axis=1)
+    placed = replace(annotations, boxes_xyxy=torch.from_numpy(boxes.astype(np.float32)))
+    if keep.all():
+        return placed, annotations.box_labels[:0]
+    return placed.select(torch.from_numpy(keep)), annotations.box_labels[torch.from_numpy(~keep & (seen > 0))]
+
+
+def _hulls(boxes_xyxy: Array, matrix: Array) -> Array:
+    """The upright boxes (N, 4) around moved boxes (N, 4): centres follow the map, half sides its absolute values."""
+    linear, shift = matrix[:, :2], matrix[:, 2]
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) * 0.5 @ linear.T + shift
+    halves = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) * 0.5 @ np.abs(linear).T
+    return np.concatenate([centres - halves, centres + halves], axis=1)
+
+
+def _areas(boxes_xyxy: Array) -> Array:
+    """Areas (N,) of boxes (N, 4); zero for a box that lies outside and was clipped inside out."""
+    extent = np.maximum(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0.0)
+    return np.asarray(extent[:, 0] * extent[:, 1])
+
+
+def flip(view: View, *, across: bool = False, down: bool = False) -> View:
+    """The view mirrored left to right (``across``), top to bottom (``down``), or both."""
+    if not (across or down):
+        return view
+    image, boxes = view.image, view.annotations.boxes_xyxy.clone()
+    if across:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        boxes[:, [0, 2]] = image.width - boxes[:, [2, 0]]
+    if down:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        boxes[:, [1, 3]] = image.height - boxes[:, [3, 1]]
+    return replace(view, image=image, annotations=replace(view.annotations, boxes_xyxy=boxes))
+
+
+def draw_flip(view: View, rng: np.random.Generator, augment: AugmentConfig) -> View:
+    """The view, mirrored by chance."""
+    across, down = rng.random(2) < (augment.fliplr, augment.flipud)
+    return flip(view, across=bool(across), down=bool(down))
+
+
+def jitter(image: Image.Image, hue: float, saturation: float, value: float) -> Image.Image:
+    """A picture with its hue turned by ``hue`` (share of the colour circle) and its saturation and value multiplied.
+
+    Done in the YIQ space, where all three are one linear map: a tenth of the cost of a journey through HSV, without
+    its rounding of hues. (0, 1, 1) changes nothing.
+    """
+    turn = 2 * math.pi * hue
+    turned = np.array([[1, 0, 0], [0, math.cos(turn), -math.sin(turn)], [0, math.sin(turn), math.cos(turn)]])
+    matrix = value * _RGB @ (turned * [[1.0], [saturation], [saturation]]) @ _YIQ
+    return image.convert("RGB", tuple(np.column_stack([matrix, np.zeros(3)]).ravel().tolist()))
+
+
+def draw_jitter(view: View, rng: np.random.Generator, augment: AugmentConfig) -> View:
+    """The view in a random light."""
+    spread = np.array([augment.hue, augment.saturation, augment.value])
+    if not spread.any():
+        return view
+    hue, saturation, value = rng.uniform(-spread, spread)
+    return replace(view, image=jitter(view.image, hue, 1 + saturation, 1 + value))

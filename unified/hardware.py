@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the machine can do: device, precision and memory layout, chosen by capability."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from unified.contracts.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how numbers are computed."""
+
+    device: torch.device
+    precision: str  # fp32, bf16 or fp16
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The type autocast uses, None where it is off."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: the device is unknown or not on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device '{name}' is not available here ({str(error).splitlines()[0]}); try cpu") from error
+    return device
+
+
+def _cpu_has_bf16() -> bool:
+    """bf16 pays on a CPU only with instructions of its own: without them oneDNN emulates it, several times slower."""
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("arm_bf16"))
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """``auto`` takes bf16 where the hardware computes in it, else fp16 on CUDA, else fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
+
+
+def pick(device: str = "auto", precision: str = "auto") -> Hardware:
+    """The hardware a run or a model uses."""
+    chosen = pick_device(device)
+    return Hardware(chosen, pick_precision(precision, chosen))
+
+
+def pick_workers(workers: int | None) -> int:
+    """Loader processes: as asked, else one for every core beyond the first, eight at most."""
+    if workers is not None:
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(0, cores - 1))

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: batches in, a better network out."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from unified.checkpoint import Checkpoint, fit_state
+from unified.contracts.config import RunConfig
+from unified.contracts.errors import CheckpointError
+from unified.contracts.protocols import Balancer, Task
+from unified.contracts.structures import Batch, LossTerm
+from unified.training.balance import normalised
+from unified.training.ema import MovingAverage
+from unified.training.evaluator import Evaluation
+from unified.training.folder import RunFolder
+from unified.training.joint import JointModel
+from unified.training.monitor import EvaluationRecord, Monitor, StepRecord
+from unified.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+
+LOG_EVERY = 10  # steps
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0  # of training, over all sessions of the run
+    best: float = float("-inf")
+    evaluated: float = 0.0  # share of the run at the last evaluation
+
+
+class Trainer:
+    """Trains a joint model step by step, evaluates it, and keeps its checkpoints.
+
+    Args:
+        model: network and tasks, on the CPU.
+        config: the run's configuration.
+        folder: where logs and checkpoints go.
+        steps: optimizer steps of the whole run.
+        epoch_images: images that make an epoch, for display.
+        validate: ``validate(network) -> Evaluation``.
+        describe: JSON that a checkpoint must carry to be loaded on its own (configuration, vocabulary).
+    """
+
+    def __init__(
+        self,
+        model: JointModel,
+        config: RunConfig,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        *,
+        steps: int,
+        epoch_images: int,
+        balancer: Balancer,
+        validate: Callable[[Any], Evaluation],
+        describe: Mapping[str, Any],
+        monitor: Monitor,
+    ) -> None:
+        self.config, self.train = config, config.train
+        self.folder, self.monitor, self.accelerator = folder, monitor, accelerator
+        self.steps, self.epoch_images = steps, epoch_images
+        self.balancer, self.validate, self.describe = balancer, validate, describe
+        self.progress = Progress()
+        self.stopping: int | None = None  # the signal that asked us to stop
+        self.model = model.to(accelerator.device, memory_format=torch.channels_last)
+        self.average = MovingAverage(model.network, self.train.ema, self.train.ema_ramp) if self.train.ema else None
+        self.wrapped, self.optimizer = accelerator.prepare(self.model, make_optimizer(self.model, self.train))
+        self.evaluation = Evaluation()
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        return {name: self.model.task(name) for name in self.model.tasks}
+
+    @property
+    def share(self) -> float:
+        """How much of the run is behind us, 0..1: by steps, or by minutes where these run out first."""
+        share = self.progress.step / self.steps
+        if self.train.max_minutes:
+            share = max(share, self.progress.seconds / (60 * self.train.max_minutes))
+        return min(share, 1.0)
+
+    def fit(self, batches: Iterator[Batch]) -> None:
+        """Trains to the end of the run, or until a signal asks for a stop; saves in either case."""
+        clock = time.monotonic()
+        self.wrapped.train()
+        with self._signals():
+            while self.share < 1 and self.stopping is None:
+                losses, dataset, wait = self._step(batches)
+                self.progress.step += 1
+                now = time.monotonic()
+                elapsed, clock = now - clock, now
+                self.progress.seconds += elapsed
+                self._report(losses, dataset, elapsed, wait)
+                if self._due():
+                    self.save(best=self.evaluate())
+                    clock = time.monotonic()
+            if self.stopping is not None:
+                self.save(best=False)
+
+    def _step(self, batches: Iterator[Batch]) -> tuple[dict[str, float], str, float]:
+        """One optimizer step over ``accumulate`` batches: losses by name, the dataset, seconds spent waiting."""
+        set_learning_rate(self.optimizer, learning_rate(self.share, self.train))
+        losses: dict[str, float] = {}
+        wait, served = 0.0, set[str]()
+        for _ in range(self.train.accumulate):
+            start = time.monotonic()
+            batch = next(batches)
+            wait += time.monotonic() - start
+            batch = batch.to(self.accelerator.device, memory_format=torch.channels_last)
+            with self.accelerator.accumulate(self.wrapped):
+                total, parts = self._losses(self.wrapped(batch))
+                self.accelerator.backward(total)
+            losses |= parts
+            served |= set(batch.tasks)
+            self.progress.images += len(batch) * self.accelerator.num_processes
+        self._update(served)
+        return losses, batch.dataset, wait
+
+    def _losses(self, terms: Mapping[str, Mapping[str, LossTerm]]) -> tuple[Tensor, dict[str, float]]:
+        """One scalar to descend, and every part for the log; normalised by the labelled items of all ranks."""
+        ranks = self.accelerator.num_processes
+        by_task: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
+        for task, items in terms.items():
+            for name, term in items.items():
+                count = self.accelerator.reduce(term.count.detach().float(), "sum") / ranks
+                parts[f"{task}/{name}"] = normalised(term, count)
+            by_task[task] = torch.stack([parts[f"{task}/{name}"] for name in items]).sum()
+        total = self.balancer.combine(by_task)
+        touched = sum(p.sum() for p in self._unserved(terms)) if ranks > 1 else 0.0
+        logged = {k: v.detach() for k, v in (by_task | parts).items()}
+        return total + 0.0 * touched, {k: float(v) for k, v in logged.items()}
+
+    def _unserved(self, served: Any) -> Iterator[torch.nn.Parameter]:
+        for task in self.model.network.tasks:
+            if task not in served:
+                yield from self.model.parameters_of(task)
+
+    def _update(self, served: set[str]) -> None:
+        """Clips, steps and averages. Parameters of tasks without a turn keep their weights and their moments."""
+        if self.train.clip:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip)
+        for parameter in self._unserved(served):
+            parameter.grad = None
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.model.network)
+
+    def _report(self, losses: dict[str, float], dataset: str, elapsed: float, wait: float) -> None:
+        record = StepRecord(
+            step=self.progress.step,
+            steps=self.steps,
+            epoch=self.progress.images / self.epoch_images,
+            seconds=self.progress.seconds,
+            dataset=dataset,
+            lr=self.optimizer.param_groups[0]["lr"],
+            losses=losses,
+            images_per_second=self.train.batch / max(elapsed, 1e-9),
+            wait=wait / max(elapsed, 1e-9),
+            memory_mb=_memory_mb(self.accelerator.device),
+        )
+        self.monitor.step(record)
+        if self.accelerator.is_main_process and self.progress.step % LOG_EVERY == 0:
+            self.folder.log(asdict(record))
+
+    def _due(self) -> bool:
+        """Whether it is time to evaluate: at every ``evaluate_every`` of the run, and at its end."""
+        return self.share >= 1 or self.share - self.progress.evaluated >= self.train.evaluate_every - 1e-9
+
+    def evaluate(self) -> bool:
+        """Scores the averaged network, tells it, and says whether it is the best so far."""
+        self.progress.evaluated = self.share
+        best = False
+        if self.accelerator.is_main_process:
+            self.evaluation = self.validate(self.average.network if self.average else self.model.network)
+            score = self.evaluation.score(self.tasks)
+            best = score > self.progress.best
+            self.progress.best = max(self.progress.best, score)
+            self._tell(self.evaluation, best)
+        self.accelerator.wait_for_everyone()
+        return best
+
+    def _tell(self, evaluation: Evaluation, best: bool) -> None:
+        step, metrics = self.progress.step, evaluation.metrics
+        self.folder.log({"step": step, "seconds": self.progress.seconds, "metrics": metrics})
+        self.folder.write_metrics(metrics)
+        self.monitor.evaluation(EvaluationRecord(step, metrics, evaluation.images, evaluation.seconds, best))
+
+    def save(self, best: bool) -> None:
+        """Writes a checkpoint, the last and, if said so or if it is the first, the best."""
+        if self.accelerator.is_main_process:
+            self.folder.save(self.progress.step, self.checkpoint(), best or self.folder.pointed("best") is None)
+        self.accelerator.wait_for_everyone()
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything a later session needs to go on, and ``ema`` alone to predict."""
+        network = self.average.network if self.average else self.model.network
+        slots, groups = _flat(self.optimizer.state_dict())
+        tensors = {
+            "ema": network.state_dict(),
+            "model": self.model.state_dict(),
+            "optimizer": slots,
+            "random": {"torch": torch.get_rng_state()},
+        }
+        progress = {**vars(self.progress), "best": _finite(self.progress.best)}
+        updates = self.average.updates if self.average else 0
+        state = {**self.describe, "progress": progress, "ema_updates": updates, "optimizer": groups}
+        return Checkpoint(tensors, state)
+
+    def restore(self, checkpoint: Checkpoint, source: str) -> None:
+        """Goes back to a checkpoint of this configuration.
+
+        Raises:
+            CheckpointError: it is of another configuration.
+        """
+        tensors, state = checkpoint.tensors, checkpoint.state
+        fit_state(self.model, tensors["model"], source)
+        if self.average:
+            fit_state(self.average.network, tensors["ema"], source)
+            self.average.updates = state["ema_updates"]
+        self.optimizer.load_state_dict(_nested(tensors["optimizer"], state["optimizer"], self.optimizer, source))
+        torch.set_rng_state(tensors["random"]["torch"])
+        saved = dict(state["progress"])
+        self.progress = Progress(**{**saved, "best": float("-inf") if saved["best"] is None else saved["best"]})
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM finish the step and save; a second one stops at once."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self.stopping is not None:
+                raise KeyboardInterrupt
+            self.stopping = number
+            self.monitor.message("stopping after this step; press Ctrl-C again to stop at once without saving")
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _finite(value: float) -> float | None:
+    return value if value > float("-inf") else None
+
+
+def _memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _flat(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors ``index/slot`` and the JSON of its groups."""
+    tensors = {f"{i}/{name}": value for i, slots in state["state"].items() for name, value in slots.items()}
+    plain = {k: v for k, v in tensors.items() if not isinstance(v, Tensor)}
+    if plain:
+        raise CheckpointError(f"optimizer state {sorted(plain)[0]} is not a tensor and cannot be saved")
+    return tensors, {"groups": state["param_groups"]}
+
+
+def _nested(
+    tensors: Mapping[str, Tensor], groups: Mapping[str, Any], optimizer: torch.optim.Optimizer, source: str
+) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split("/", 1)
+        state.setdefault(int(index), {})[name] = value
+    mine = [len(g["params"]) for g in optimizer.param_groups]
+    theirs = [len(g["params"]) for g in groups["groups"]]
+    if mine != theirs:
+        raise CheckpointError(f"'{source}' is a checkpoint of another configuration: optimizer groups {theirs}, not {mine}")
+    return {"state": state, "param_groups": groups["groups"]}
