@@ -17,9 +17,10 @@ from unified.model.layers.conv import Conv
 class EmbedHead(Head):
     """Fuses all levels on the finest one, where small objects still show their pattern and colours.
 
-    Each level is reduced by a 1x1 convolution, enlarged to the finest level and summed; a 3x3 convolution mixes
-    the sum. A 1x1 convolution makes the dense map and, beside it, attention logits that tell objects from ground; the mean and
-    the maximum over all positions make the image vector.
+    Each level is reduced by a 1x1 convolution, enlarged to the finest level and summed; a 3x3 convolution mixes the
+    sum. From it a 1x1 convolution makes the dense map, and the mean and the maximum over all positions the image
+    vector. Coarser levels start with a gain of zero: what tells identities apart is learned faster from the finest
+    level first, and the others join as far as they help.
 
     Sites: ``pre.map`` (width) and ``post.map`` (outputs) around the dense map's convolution, ``pre.image`` (2 * width)
     and ``post.image`` (outputs) around the image vector's.
@@ -40,9 +41,9 @@ class EmbedHead(Head):
         self.reduce = nn.ModuleList(Conv(channels, width, act=False) for channels in spec.channels)
         self.fuse = Conv(width, width, kernel=3)
         self.to_map = nn.Conv2d(width, outputs, kernel_size=1)
-        self.to_attention = nn.Conv2d(width, 1, kernel_size=1)
         self.to_image = nn.Linear(2 * width, outputs)
-        nn.init.zeros_(self.to_attention.weight)  # every position counts alike at first
+        for level, conv in enumerate(self.reduce):
+            nn.init.constant_(conv.norm.weight, float(level == self.finest))  # type: ignore[union-attr,arg-type]
 
     def forward(self, features: Features, modulate: Modulate) -> EmbeddingOutput:
         fused = self.fuse(F.silu(self._sum_levels(features.maps)))  # (B, width, H, W)
@@ -52,7 +53,6 @@ class EmbedHead(Head):
             image=F.normalize(image.float(), dim=1),
             map=modulate("post.map", self.to_map(modulate("pre.map", fused))),
             stride=self.stride,
-            attention=self.to_attention(fused),
         )
 
     def _sum_levels(self, maps: tuple[Tensor, ...]) -> Tensor:

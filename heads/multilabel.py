@@ -23,7 +23,7 @@ class MultilabelHead(Head):
 
     The mean over a map speaks for the whole scene but drowns an object of a few cells; each tag therefore adds a peak
     with a weight of its own. ``maxmean`` takes the maximum for it; ``attention`` the mean weighted by the softmax of
-    the evidence itself (Zhu and Wu 2021, Residual Attention, eq. 3-5; their T and lambda are learned here, one per tag).
+    the evidence itself (Zhu and Wu 2021, Residual Attention, eq. 3-5; T and lambda are learned here, one per tag).
 
     Sites: ``pre.<level>`` (width) in front of each level's map of evidence, ``post.tags`` (outputs) on the logits.
 
@@ -46,7 +46,7 @@ class MultilabelHead(Head):
         outputs: int,
         *,
         width: int = 64,
-        pooling: Literal["attention", "maxmean"] = "attention",
+        pooling: Literal["attention", "maxmean"] = "maxmean",
         prior: float = 0.1,
     ) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class PeakPool(nn.Module):
     def __init__(self, channels: int, hard: bool) -> None:
         super().__init__()
         self.peak = nn.Parameter(torch.ones(channels))
-        self.log_sharpness = None if hard else nn.Parameter(torch.zeros(channels))
+        self.log_sharpness = None if hard else nn.Parameter(torch.full((channels,), math.log(4.0)))
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.float().flatten(2)  # (B, A, H * W)

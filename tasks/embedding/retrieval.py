@@ -20,7 +20,8 @@ Place = tuple[str, tuple[float, ...]]
 Found = tuple[str, tuple[float, ...], bool]
 """A neighbour's place, and whether it is the same identity."""
 
-_DEPTH = 20  # neighbours kept for curves and examples
+_DEPTH = 20  # neighbours kept for curves
+_SHOWN = 10  # neighbours of an example
 
 
 class RetrievalMetric:
@@ -64,7 +65,7 @@ class RetrievalMetric:
         return {"recall": lines} if lines else {}
 
     def examples(self, n: int) -> list[tuple[Place, list[Found]]]:
-        """Up to ``n`` queries, evenly spread over all, with their nearest neighbours; boxes if there are any."""
+        """Up to ``n`` queries, evenly spread over all, with their ten nearest neighbours; boxes if any."""
         if len(self._boxes):
             return self._boxes.examples(n, apart=True)
         return self._images.examples(n, apart=False)
@@ -104,7 +105,7 @@ class _Gallery:
         examples = []
         for index in chosen:
             query = int(ranking.queries[index])
-            rows = [row for row in ranking.neighbours[index].tolist() if row >= 0]
+            rows = [row for row in ranking.neighbours[index, :_SHOWN].tolist() if row >= 0]
             found = [(*self.places[row], identities[row] == identities[query]) for row in rows]
             examples.append((self.places[query], found))
         return examples

@@ -46,7 +46,8 @@ def rank(vectors: Tensor, identities: Tensor, groups: Tensor, k: int) -> Ranking
     if len(queries) == 0:
         return None
     size = max(1, _CELLS // len(vectors))
-    parts = [_rank_chunk(chunk, vectors, identities, groups, matches, k) for chunk in queries.split(size)]
+    chunks = torch.split(queries, size)
+    parts = [_rank_chunk(chunk, vectors, identities, groups, matches, k) for chunk in chunks]
     neighbours, first, precision = (torch.cat(column) for column in zip(*parts, strict=True))
     return Ranking(queries, neighbours, first, precision)
 
@@ -54,9 +55,10 @@ def rank(vectors: Tensor, identities: Tensor, groups: Tensor, k: int) -> Ranking
 def _count_matches(identities: Tensor, groups: Tensor) -> Tensor:
     """(N,) how many vectors of other groups share each one's identity."""
     pairs = torch.stack([identities, groups], dim=1)
-    _, alike, of_identity = identities.unique(return_inverse=True, return_counts=True)
-    _, beside, of_pair = pairs.unique(dim=0, return_inverse=True, return_counts=True)
-    return of_identity[alike] - of_pair[beside]
+    _, alike, of_identity = torch.unique(identities, return_inverse=True, return_counts=True)
+    _, beside, of_pair = torch.unique(pairs, dim=0, return_inverse=True, return_counts=True)
+    matches: Tensor = of_identity[alike] - of_pair[beside]
+    return matches
 
 
 def _rank_chunk(

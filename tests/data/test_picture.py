@@ -4,6 +4,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from unified.data.picture import GREY, read_picture
 RAMP = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
 
 
-def saved(folder: Path, image: Image.Image, name: str = "a.png", **options: object) -> Path:
+def saved(folder: Path, image: Image.Image, name: str = "a.png", **options: Any) -> Path:
     image.save(folder / name, **options)
     return folder / name
 
@@ -118,7 +119,7 @@ def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> N
 
 def test_absolute_paths_inside_and_relative_roots_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path, Image.new("RGB", (4, 4)))
-    assert read_picture(path, tmp_path).shape == (3, 4, 4)
+    assert read_picture(path, tmp_path).shape == read_picture(path).shape == (3, 4, 4)
     monkeypatch.chdir(tmp_path)
     assert read_picture("a.png", ".").shape == (3, 4, 4)
     with pytest.raises(DataError):

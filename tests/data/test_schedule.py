@@ -16,7 +16,7 @@ def test_planned_shares_hold_within_one_batch_after_every_step(seed: int) -> Non
     rng = np.random.default_rng(seed)
     many = int(rng.integers(2, 7))
     sizes = {f"d{k}": int(v) for k, v in enumerate(np.exp(rng.uniform(0, 8, many)).astype(int) + 1)}
-    schedule, total = Proportional(sizes, {name: ("t",) for name in sizes}, seed), sum(sizes.values())
+    schedule, total = Proportional(sizes, dict.fromkeys(sizes, ("t",)), seed), sum(sizes.values())
     counts: Counter[str] = Counter()
     for step in range(2500):
         counts[schedule.turn(step).dataset] += 1
@@ -32,7 +32,9 @@ def test_epochs_hold_their_shares() -> None:
         assert all(abs(served[name] - size / 10) <= 1 for name, size in sizes.items())
 
 
-@pytest.mark.parametrize("make", [lambda: Proportional({"a": 5, "b": 3, "c": 1}, SERVES, 1), lambda: RoundRobin(SERVES, 1)])
+@pytest.mark.parametrize(
+    "make", [lambda: Proportional({"a": 5, "b": 3, "c": 1}, SERVES, 1), lambda: RoundRobin(SERVES, 1)]
+)
 def test_a_schedule_is_a_function_of_the_step(make) -> None:  # type: ignore[no-untyped-def]
     straight, jumping = make(), make()
     turns = [straight.turn(step) for step in range(200)]

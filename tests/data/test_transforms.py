@@ -118,7 +118,7 @@ def test_affine_by_hand() -> None:
 
 
 def test_what_can_hardly_be_seen_is_dropped_and_told() -> None:
-    boxes = [
+    boxes: list[list[float]] = [
         [10, 10, 50, 50],  # whole
         [10, 10, 11.5, 50],  # thinner than two pixels
         [-95, 10, 5, 50],  # five per cent in sight
@@ -175,7 +175,9 @@ def test_mosaic_keeps_boxes_on_their_objects(augment: AugmentConfig) -> None:
             x0, y0 = int(rng.integers(0, width // 3)), int(rng.integers(0, height // 3))
             box = (x0, y0, x0 + width // 2, y0 + height // 2)
             sample = painted(height, width, box, colour=40 + 50 * label)
-            views.append(View(to_image(sample.image), annotated([list(box)], [label]), torch.zeros(0, dtype=torch.int64)))
+            views.append(
+                View(to_image(sample.image), annotated([list(box)], [label]), torch.zeros(0, dtype=torch.int64))
+            )
         made = mosaic(views, rng, augment, 160)
         assert made.image.size == (160, 160) and made.annotations.identity == -1
         pixels = np.asarray(made.image)

@@ -127,6 +127,8 @@ def test_autocast_and_channels_last_change_little() -> None:
     for a, b, c in zip(plain, turned, low, strict=True):
         assert torch.allclose(a, b, atol=1e-3)
         assert torch.allclose(a, c, atol=2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(output.decode()[0], low[0])  # the decoding itself stays in full precision
 
 
 class Plain(nn.Module):

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from unified.heads.embed import EmbedHead
 
@@ -27,7 +27,6 @@ def test_shapes_strides_and_unit_length() -> None:
     output = EmbedHead(SPEC, 24)(features(3, 160, 96), plain)
     assert output.image.shape == (3, 24)
     assert output.map.shape == (3, 24, 20, 12)
-    assert output.attention is not None and output.attention.shape == (3, 1, 20, 12)
     assert output.stride == 8
     assert torch.allclose(output.image.norm(dim=1), torch.ones(3))
 
@@ -39,22 +38,37 @@ def test_levels_in_any_order_and_of_any_size_are_fused_on_the_finest() -> None:
     assert output.stride == 8
 
 
+def grown(head: EmbedHead) -> EmbedHead:
+    """The head as if it had learned for a while: its coarser levels take part."""
+    for conv in head.reduce:
+        nn.init.uniform_(conv.norm.weight, 0.5, 1.0)
+    return head
+
+
+def test_coarser_levels_start_silent_but_learn_to_speak() -> None:
+    head = EmbedHead(SPEC, 8)
+    x = features()
+    fine = x.with_maps((x.maps[0], *(torch.zeros_like(m) for m in x.maps[1:])))
+    assert torch.equal(head(x, plain).map, head(fine, plain).map)
+    head(x, plain).map[:, 0].sum().backward()
+    assert all(conv.norm.weight.grad.any() for conv in head.reduce)
+
+
 @pytest.mark.parametrize("answer", ["map", "image"])
 def test_every_level_reaches_both_answers(answer: str) -> None:
     x = features()
     maps = tuple(m.requires_grad_() for m in x.maps)
-    getattr(EmbedHead(SPEC, 8)(x.with_maps(maps), plain), answer)[:, 0].sum().backward()
+    getattr(grown(EmbedHead(SPEC, 8))(x.with_maps(maps), plain), answer)[:, 0].sum().backward()
     assert all(m.grad is not None and m.grad.any() for m in maps)
 
 
 def test_every_parameter_learns() -> None:
-    head = EmbedHead(SPEC, 8)
+    head = grown(EmbedHead(SPEC, 8))
     output = head(features(), plain)
     vectors = output.box_vectors([torch.tensor([[8.0, 8.0, 60.0, 60.0]])] * 2)
     (torch.cat(vectors)[:, 0].sum() + output.image[:, 0].sum()).backward()
     idle = [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()]
-    # A softmax does not feel a constant, so the attention's bias alone may rest.
-    assert idle in ([], ["to_attention.bias"])
+    assert idle == []
 
 
 def test_each_site_is_reached_once_with_its_channels() -> None:
@@ -151,18 +165,6 @@ def test_samples_stay_off_the_border_of_the_box() -> None:
     (vectors,) = output.box_vectors([torch.tensor([[12.0, 0.0, 92.0, 96.0]])])
     # x samples 20, 36, 52, 68, 84: only the first meets the column, on its very middle: mean of 5, 0, 0, 0, 0 is 1.
     assert torch.allclose(vectors, torch.tensor([[1.0, 1.0]]) / 2**0.5)
-
-
-def test_attention_weighs_the_samples() -> None:
-    output = ramp()
-    attention = torch.zeros(1, 1, 12, 12)
-    attention[..., 6:] = 200.0  # only the right half counts
-    drawn = EmbeddingOutput(output.image, output.map, output.stride, attention)
-    boxes = [torch.tensor([[0.0, 40.0, 96.0, 56.0]])]
-    (left,), (right,) = output.box_vectors(boxes), drawn.box_vectors(boxes)
-    assert right[0, 0] > left[0, 0] + 0.02  # the weighted centre lies farther right
-    even = EmbeddingOutput(output.image, output.map, output.stride, torch.full((1, 1, 12, 12), 3.0))
-    assert torch.allclose(even.box_vectors(boxes)[0], left, atol=1e-6)
 
 
 def test_a_shifted_image_gives_the_shifted_box_the_same_vector() -> None:

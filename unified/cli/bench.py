@@ -67,7 +67,11 @@ def measure(model: str, size: int, batch: int, repeats: int, device: str) -> dic
     medians = {name: statistics.median(values) * 1e3 for name, values in times.items()}
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     return {
-        "model": model, "size": size, "batch": batch, "repeats": repeats, "device": device,
+        "model": model,
+        "size": size,
+        "batch": batch,
+        "repeats": repeats,
+        "device": device,
         "threads": torch.get_num_threads(),
         "milliseconds": {name: round(value, 3) for name, value in medians.items()},
         "parameters": parameters,

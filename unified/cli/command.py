@@ -47,6 +47,8 @@ def run(app: typer.Typer, argv: Sequence[str] | None = None) -> None:
 def _run(app: typer.Typer, words: list[str]) -> int:
     try:
         code = app(args=assignments_as_options(app, words), standalone_mode=False)
+        if code == 130:  # typer turns Ctrl-C into this code without a word
+            return _say("interrupted", 130)
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
         return _say("interrupted", 130)

@@ -72,7 +72,7 @@ class Display(Monitor):
 
     def end(self, summary: RunSummary) -> None:
         self.close()
-        self.console.print(closing(summary))
+        self.console.print(closing(summary), soft_wrap=True)
 
     def close(self) -> None:
         if self.live:
@@ -158,7 +158,7 @@ def closing(summary: RunSummary) -> RenderableType:
     if summary.metrics:
         parts.append(metric_table(summary.metrics))
     parts.append(Padding(_where(summary.folder), (1, 0, 0, 0)))
-    parts.append(Padding(_next(summary), (1, 0)))
+    parts += [Text(), _next(summary)]
     return Group(*parts)
 
 
@@ -178,7 +178,7 @@ def _best(pointer: Path) -> Path:
     return pointer.parent / pointer.read_text().strip() if pointer.is_file() else pointer
 
 
-def _next(summary: RunSummary) -> Table:
+def _next(summary: RunSummary) -> Text:
     folder = summary.folder
     commands = {
         f"unified-predict {folder} your/photos": "boxes, tags and embeddings of your pictures",
@@ -187,10 +187,10 @@ def _next(summary: RunSummary) -> Table:
     }
     if summary.interrupted:
         commands = {f"unified-train --resume {folder}": "go on where it stopped", **commands}
-    table = Table.grid(padding=(0, 2))
-    for command, what in commands.items():
-        table.add_row(Text("  " + command, style=_STRONG, overflow="fold"), Text(what, style=_SOFT))
-    return table
+    text = Text(style="default")
+    for command, what in commands.items():  # unbroken lines, so that they can be copied
+        text.append(f"  {command}", style=_STRONG).append(f"   {what}\n", style=_SOFT)
+    return text
 
 
 def _scores(metrics: Mapping[str, float]) -> str:

@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from unified.cli.command import Debug, Json, make_app, run, split_names
+from unified.contracts.errors import ConfigError, suggestion
+
+SPLITS: dict[str, Literal["train", "val"]] = {"train": "train", "val": "val"}
 
 app = make_app()
 
@@ -32,8 +35,16 @@ def evaluate(
     """Evaluate a trained network."""
     from unified.training.evaluator import evaluate_run
 
+    if split not in SPLITS:
+        raise ConfigError(f"--split: unknown split '{split}'{suggestion(split, SPLITS)}")
     metrics = evaluate_run(
-        folder, data=data, split=split, tasks=split_names(tasks), size=size, batch=batch, limit=limit
+        folder,
+        data=data,
+        split=SPLITS[split],
+        tasks=split_names(tasks),
+        size=size,
+        batch=batch,
+        limit=limit,
     )
     if as_json:
         print(json.dumps(metrics))

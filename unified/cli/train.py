@@ -80,7 +80,9 @@ def train(
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_RUN)
     ] = None,
-    workers: Annotated[int | None, typer.Option(metavar="N", min=0, help="Loader processes.", rich_help_panel=_RUN)] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Loader processes.", rich_help_panel=_RUN)
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Of weights, order and augmentation.", rich_help_panel=_RUN)
     ] = None,

@@ -135,9 +135,11 @@ def _fault(cls: type[BaseModel], source: Source, details: ErrorDetails, extra: M
 
 
 def _merged(faults: Sequence[_Fault]) -> list[_Fault]:
-    """Members of a union complain one by one; a person reads one line."""
+    """Members of a union complain one by one; a person reads one line, of the member that fits best."""
     merged: dict[Keys, _Fault] = {}
     for fault in faults:
+        if any(len(other.keys) > len(fault.keys) and other.keys[: len(fault.keys)] == fault.keys for other in faults):
+            continue
         first = merged.get(fault.keys)
         if first is None:
             merged[fault.keys] = fault

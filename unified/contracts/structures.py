@@ -236,7 +236,8 @@ class PointBoxOutput:
         """Expected side distances (B, P, 4) in strides."""
         batch, points, _ = self.side_logits.shape
         weights = self.side_logits.float().view(batch, points, 4, self.bins).softmax(-1)
-        return weights @ torch.arange(self.bins, dtype=weights.dtype, device=weights.device)
+        # Not a matrix product: autocast would round it to half precision, a pixel or more on a coarse level.
+        return (weights * torch.arange(self.bins, dtype=weights.dtype, device=weights.device)).sum(-1)
 
     def boxes_xyxy(self) -> Tensor:
         """Boxes (B, P, 4) in pixels."""
@@ -287,32 +288,24 @@ class AnchorBoxOutput:
 
 @dataclass(frozen=True)
 class EmbeddingOutput:
-    """An embedding head's answer: one unit vector an image, and a dense map from which box vectors are read.
-
-    ``attention`` are logits that say which cells of the map belong to an object; without them all samples count alike.
-    """
+    """An embedding head's answer: one unit vector an image, and a dense map from which box vectors are read."""
 
     image: Tensor  # (B, D) unit length
     map: Tensor  # (B, D, H, W) before normalisation
     stride: int  # pixels a map cell
-    attention: Tensor | None = None  # (B, 1, H, W)
 
     def box_vectors(self, boxes_xyxy: Sequence[Tensor], grid: int = 5) -> list[Tensor]:
         """A unit vector for every box: per image (N_i, 4) pixels -> (N_i, D) float32, with gradients to the map.
 
-        The map is sampled bilinearly at the middles of ``grid`` x ``grid`` equal parts of each box (which keeps off its
-        border) and pooled. Only integer gathers are used, so that the gradient is deterministic on CUDA too.
+        The map is sampled bilinearly at the middles of ``grid`` x ``grid`` equal parts of each box, which keeps off its
+        border, and averaged. Only integer gathers are used, so that the gradient is deterministic on CUDA too.
         """
         counts = [len(boxes) for boxes in boxes_xyxy]
-        maps = self.map if self.attention is None else torch.cat([self.map, self.attention.to(self.map.dtype)], dim=1)
-        boxes = torch.cat([boxes.to(maps.device, torch.float32) for boxes in boxes_xyxy])
-        image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(maps.device)
-        samples = _sample(maps, image, _grid_points(boxes, grid) / self.stride - 0.5)  # (N, S, D or D + 1)
-        if self.attention is None:
-            pooled = samples.mean(dim=1)
-        else:
-            pooled = (samples[..., :-1] * samples[..., -1:].softmax(dim=1)).sum(dim=1)
-        return list(torch.nn.functional.normalize(pooled, dim=-1).split(counts))
+        boxes = torch.cat([boxes.to(self.map.device, torch.float32) for boxes in boxes_xyxy])
+        image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(self.map.device)
+        samples = _sample(self.map, image, _grid_points(boxes, grid) / self.stride - 0.5)  # (N, S, D)
+        vectors = torch.nn.functional.normalize(samples.mean(dim=1), dim=-1)
+        return list(torch.split(vectors, counts))
 
 
 def _grid_points(boxes_xyxy: Tensor, grid: int) -> Tensor:

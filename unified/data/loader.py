@@ -7,7 +7,8 @@ import multiprocessing
 import queue
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.context import BaseContext
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from unified.data.mixing import Mixture
 
 TIMEOUT: Final = 300.0  # seconds without a batch after which workers are given up; torch would wait for ever
+GLANCE: Final = 5.0  # seconds after which a silent worker is looked at: a dead one does not report itself
 _AHEAD: Final = 3  # batches made before they are asked for, by each worker or by the thread
 
 
@@ -176,38 +178,58 @@ class Line:
         self.kitchen, self.workers, self.ahead = kitchen, workers, ahead
 
     def serve(self, orders: Iterable[Order]) -> Iterator[Batch]:
-        if self.workers:
-            made = self._by_workers(orders)
-        elif self.ahead:
-            made = _in_thread(self.kitchen, orders)
-        else:
-            made = map(self.kitchen.__getitem__, orders)
-        for each in made:
-            if isinstance(each, Failure):
-                raise DataError(each.message)
-            yield each.unpack()
+        with closing(self._made(orders)) as made:  # at once, whoever still holds this generator
+            for each in made:
+                if isinstance(each, Failure):
+                    raise DataError(each.message)
+                yield each.unpack()
 
-    def _by_workers(self, orders: Iterable[Order]) -> Iterator[PackedBatch | Failure]:
+    def _made(self, orders: Iterable[Order]) -> Generator[PackedBatch | Failure, None, None]:
+        if self.workers:
+            return self._by_workers(orders)
+        return _in_thread(self.kitchen, orders) if self.ahead else (self.kitchen[order] for order in orders)
+
+    def _by_workers(self, orders: Iterable[Order]) -> Generator[PackedBatch | Failure, None, None]:
         loader = DataLoader(
             self.kitchen,
             sampler=orders,
             batch_size=None,
             num_workers=self.workers,
             collate_fn=_as_is,  # type: ignore[arg-type]
-            timeout=TIMEOUT,
+            timeout=GLANCE,
             prefetch_factor=_AHEAD,
             multiprocessing_context=_context(),
             pin_memory=torch.cuda.is_available(),
         )
-        try:
-            yield from loader
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            if "exited unexpectedly" not in reason and "timed out" not in reason:
-                raise
-            raise DataError(
-                f"the data workers failed: {reason}; memory may be short: try fewer workers, or workers: 0"
-            ) from error
+        made, waited = iter(loader), 0.0
+        while True:
+            try:
+                item = next(made)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:
+                waited += GLANCE
+                if _late(error) and waited < TIMEOUT:
+                    continue
+                raise _of_workers(error) from error
+            waited = 0.0
+            yield item
+
+
+def _late(error: Exception) -> bool:
+    return "timed out" in str(error)
+
+
+def _of_workers(error: Exception) -> Exception:
+    """One line for workers that died or hang; an error that a worker reported itself as it is."""
+    reason = (str(error).splitlines() or ["one ended while it sent a batch"])[0]
+    broken = isinstance(error, OSError | EOFError) and not reason.startswith("Caught ")
+    if not (broken or _late(error) or "exited unexpectedly" in reason):
+        return error
+    return DataError(
+        f"the data workers failed: {reason}; memory may be short, or a script has no __main__ guard: "
+        "try fewer workers, or workers: 0"
+    )
 
 
 def _as_is(made: PackedBatch | Failure) -> PackedBatch | Failure:
@@ -224,7 +246,7 @@ def _context() -> BaseContext:
     return context
 
 
-def _in_thread(kitchen: Kitchen, orders: Iterable[Order]) -> Iterator[PackedBatch | Failure]:
+def _in_thread(kitchen: Kitchen, orders: Iterable[Order]) -> Generator[PackedBatch | Failure, None, None]:
     """Batches made ahead by a thread; it ends with the iteration, however that ends."""
     made: queue.Queue[PackedBatch | Failure | BaseException | None] = queue.Queue(maxsize=_AHEAD)
     stopped = threading.Event()

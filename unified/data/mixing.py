@@ -152,7 +152,8 @@ def open_mixture(
             a warning. Of the ``val`` split unknown identities are kept, numbered on from the vocabulary's end.
 
     Raises:
-        DataError: a dataset cannot be opened, serves none of the tasks, or a training task is labelled by no dataset.
+        DataError: a dataset cannot be opened; in training, a dataset serves none of the tasks or a task is labelled by
+            no dataset. Of the ``val`` split such a dataset or task is left out with a warning.
     """
     offering = {n: d for n, d in config.datasets.items() if _offers(d, split)}
     missing = [name for name in config.datasets if name not in offering]
@@ -170,10 +171,15 @@ def open_mixture(
         claims = {t: claim(source, offering[name], t, table, words, word_map) for t, table in labels.items()}
         readers[name] = LabelReader(source, words, word_map, {t: c for t, c in claims.items() if c is not None})
         warnings += lost
+    idle, silent = _unserved(config, readers, labels)
+    problems = [*idle.values(), *silent]
+    if problems and (split == "train" or len(idle) == len(readers)):
+        raise DataError(problems[0])
+    sources = {name: source for name, source in sources.items() if name not in idle}
     if "identities" in labels.values():
         warnings += shared_identities([(name, source.vocabulary) for name, source in sources.items()])
-    warnings += _check_served(config, readers, labels, split)
-    return Mixture(sources, readers, words, size, tuple(dict.fromkeys(warnings)))
+    warnings += [f"'{split}' split: {remark}" for remark in problems]
+    return Mixture(sources, {name: readers[name] for name in sources}, words, size, tuple(dict.fromkeys(warnings)))
 
 
 def _offers(dataset: DatasetConfig, split: Split) -> bool:
@@ -181,27 +187,25 @@ def _offers(dataset: DatasetConfig, split: Split) -> bool:
     return not issubclass(cls, Source) or cls.offers(dataset, split)
 
 
-def _check_served(
-    config: DataConfig, readers: Mapping[str, LabelReader], labels: Mapping[str, Labels], split: Split
-) -> list[str]:
-    """Every dataset must serve a task and every task must be served; remarks for what only weakens a validation."""
+def _unserved(
+    config: DataConfig, readers: Mapping[str, LabelReader], labels: Mapping[str, Labels]
+) -> tuple[dict[str, str], list[str]]:
+    """What is wrong with datasets that serve no task asked for, by dataset, and with tasks that no dataset serves."""
+    idle = {}
     for name, reader in readers.items():
         if not reader.claims:
-            said = (
-                ", ".join(t for t, what in config.datasets[name].labelled.items() if what not in ("none", ()))
-                or "nothing"
-            )
-            raise DataError(
+            labelled = config.datasets[name].labelled
+            said = ", ".join(task for task, what in labelled.items() if what not in ("none", ())) or "nothing"
+            idle[name] = (
                 f"dataset '{name}' serves none of the tasks asked ({', '.join(labels)}); it labels {said}; "
                 "leave it out or extend its 'labelled'"
             )
-    remarks = []
-    for task in labels:
-        if any(task in reader.claims for reader in readers.values()):
-            continue
-        offers = "; ".join(f"{name} labels {', '.join(reader.claims)}" for name, reader in readers.items())
-        remark = f"task '{task}' is labelled by no dataset of the '{split}' split ({offers})"
-        if split == "train":
-            raise DataError(f"{remark}; add '{task}: all' to a dataset's 'labelled' or drop the task")
-        remarks.append(f"{remark}; it is not scored")
-    return remarks
+    offers = "; ".join(
+        f"{name} labels {', '.join(reader.claims) or 'none of them'}" for name, reader in readers.items()
+    )
+    silent = [
+        f"task '{task}' is labelled by no dataset ({offers}); add '{task}: all' to a 'labelled' or drop the task"
+        for task in labels
+        if not any(task in reader.claims for reader in readers.values())
+    ]
+    return idle, silent

@@ -36,8 +36,8 @@ _UPRIGHT: Final = {
 }
 
 
-def read_picture(path: str | Path, root: str | Path) -> Tensor:
-    """The picture at ``path``, which is relative to ``root`` or inside it, as uint8 (3, H, W) RGB.
+def read_picture(path: str | Path, root: str | Path | None = None) -> Tensor:
+    """The picture at ``path`` as uint8 (3, H, W) RGB; a dataset's is relative to its ``root``, or inside it.
 
     The EXIF orientation is applied, transparent parts become grey, 16-bit values are scaled to 8 bits. Links that the
     dataset's owner laid inside the root are followed; a name that climbs out of it is refused.
@@ -45,12 +45,11 @@ def read_picture(path: str | Path, root: str | Path) -> Tensor:
     Raises:
         DataError: missing, damaged, of another format, over 50 megapixels, or outside the root.
     """
-    whole = contained(path, root)
+    whole = _plain(Path(path)) if root is None else contained(path, root)
     try:
         with Image.open(whole, formats=FORMATS) as opened:
             _check_extent(opened, whole)
-            image = _upright(opened)
-            pixels = np.asarray(_rgb(image, whole))
+            pixels = np.asarray(to_rgb(_upright(opened), str(whole)))
     except DataError:
         raise
     except FileNotFoundError:
@@ -79,10 +78,13 @@ def contained(path: str | Path, root: str | Path) -> Path:
     inside = not Path(whole).is_absolute() and top == os.curdir and not whole.startswith(os.pardir)
     if not (inside or whole.startswith(top.rstrip(os.sep) + os.sep)):
         raise DataError(f"picture name {text!r} leaves the dataset's folder {top}")
-    found = Path(whole)
-    if found.exists() and not found.is_file():
-        raise DataError(f"picture {found} is not a file")
-    return found
+    return _plain(Path(whole))
+
+
+def _plain(path: Path) -> Path:
+    if path.exists() and not path.is_file():  # a pipe, say, would be waited for
+        raise DataError(f"picture {path} is not a file")
+    return path
 
 
 def _check_extent(image: Image.Image, path: Path) -> None:
@@ -102,12 +104,16 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _rgb(image: Image.Image, path: Path) -> Image.Image:
-    """Any mode Pillow decodes to, as RGB."""
+def to_rgb(image: Image.Image, name: str = "given") -> Image.Image:
+    """A picture of any mode as RGB, without the clipping of Pillow's own conversion. ``name`` is for errors.
+
+    Raises:
+        DataError: values of unknown scale.
+    """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _eight_bits(image, path).convert("RGB")
+        return _eight_bits(image, name).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         picture = image.convert("RGBA")
         ground = Image.new("RGBA", picture.size, (GREY, GREY, GREY, 255))
@@ -115,14 +121,14 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     """Grey pictures of 16 bits, or of floats in [0, 1], scaled to 8 bits. Pillow's own conversion would clip them."""
     values: NDArray[np.float64] = np.asarray(image).astype(np.float64)
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     full = 1.0 if image.mode == "F" else 65535.0
     if not (low >= 0 and high <= full):
         raise DataError(
-            f"picture {path} has values {low:g}..{high:g} of unknown scale (mode {image.mode}); "
+            f"picture {name} has values {low:g}..{high:g} of unknown scale (mode {image.mode}); "
             "save it with 8 or 16 bits"
         )
     return Image.fromarray(np.rint(values * (255.0 / full)).astype(np.uint8))

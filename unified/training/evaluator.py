@@ -4,17 +4,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from unified.contracts.document import load_data
+from unified.contracts.errors import ConfigError, suggestion
 from unified.contracts.protocols import Curve, Metric, Task
 from unified.contracts.structures import Annotations, Batch, Frame, Prediction
 from unified.model.network import UnifiedNetwork
 from unified.model.prediction import predict_all
-from unified.hardware import Hardware
+from unified.trained import load_trained
+from unified.data.mixing import open_mixture
+from unified.data.loader import EvalLoader
+from unified.hardware import Hardware, pick
 
 LOW_CONFIDENCE = 0.001  # average precision integrates over the whole curve
 
@@ -89,3 +96,49 @@ def _measure(
     for i in range(min(len(batch), show - len(result.shown))):
         result.shown.append(Shown(batch.images[i], batch.annotations[i], batch.frames[i], predictions[i]))
     result.images += len(batch)
+
+
+def evaluate_run(
+    run: Path,
+    data: str | None = None,
+    split: Literal["train", "val"] = "val",
+    tasks: Sequence[str] | None = None,
+    size: int | None = None,
+    batch: int | None = None,
+    limit: int | None = None,
+) -> dict[str, float]:
+    """Scores a trained model on its own validation data, or on another dataset that speaks its words.
+
+    Args:
+        run: folder of a run or of a checkpoint.
+        data: name or path of a data file; the run's own by default.
+        split: ``val`` or ``train``.
+        tasks: only these; all by default.
+        size: side of the input in pixels; the training's by default.
+        batch: images a pass.
+        limit: at most so many images of each dataset.
+
+    Raises:
+        UnifiedError: the run, the data or a task is not there or does not fit.
+    """
+    trained = load_trained(run)
+    asked = tuple(tasks or trained.tasks)
+    for name in asked:
+        if name not in trained.tasks:
+            raise ConfigError(f"this model has no task '{name}'{suggestion(name, trained.tasks)}")
+    config, base = load_data(data) if data else (trained.config.data, trained.base)
+    settings = trained.config.train
+    side = size or settings.size
+    chosen = {name: trained.tasks[name] for name in asked}
+    mixture = open_mixture(
+        config,
+        {name: task.labels for name, task in chosen.items()},
+        split=split,
+        size=side,
+        base=base,
+        vocabulary=trained.vocabulary,
+    )
+    hardware = pick(settings.device, settings.precision)
+    network = trained.network.to(hardware.device, memory_format=torch.channels_last)
+    loader = EvalLoader(mixture, batch=batch or 2 * settings.batch, size=side, limit=limit)
+    return evaluate(network, chosen, loader, hardware, show=0).metrics

@@ -46,7 +46,9 @@ def report(folder: RunFolder, evaluation: Evaluation, tasks: Mapping[str, Task] 
     plots, drawn = folder.plots, write_plots(folder.path)
     for name, curves in evaluation.curves.items():
         if curves:
-            drawn.append(curve_plot(curves, plots / f"{name.replace('/', '-')}.png", name.replace("/", ": ")))
+            drawn.append(
+                curve_plot(curves, plots / f"{name.replace('/', '-')}.png", name.replace("/", ": ").replace("_", " "))
+            )
     shown = evaluation.shown
     if shown:
         first = shown[:SHEET]

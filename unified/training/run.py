@@ -19,7 +19,8 @@ from unified.contracts.config import RunConfig
 from unified.contracts.errors import CheckpointError
 from unified.contracts.protocols import Balancer
 from unified.contracts.structures import Batch
-from unified.data.mixing import EvalLoader, Mixture, TrainLoader, open_mixture
+from unified.data.loader import EvalLoader, TrainLoader
+from unified.data.mixing import Mixture, open_mixture
 from unified.data.schedule import make_schedule
 from unified.model.build import assemble, task_class
 from unified.training.evaluator import Evaluation, evaluate
@@ -88,6 +89,8 @@ def train(
     Raises:
         UnifiedError: bad words, data, checkpoints or folders, before the first step.
     """
+    saved = RunFolder.open(resume).load("last") if resume else None
+    base = Path(saved.state["base"]) if saved else base
     torch.manual_seed(config.train.seed)
     splits = open_splits(config, base)
     accelerator, hardware = make_accelerator(config)
@@ -106,8 +109,8 @@ def train(
         describe=description(config, base, splits.train),
         monitor=monitor,
     )
-    if resume:
-        trainer.restore(folder.load("last"), str(resume))
+    if saved:
+        trainer.restore(saved, str(resume))
         folder.trim_log(trainer.progress.step)
     else:
         folder.write_config(config)
@@ -187,7 +190,7 @@ def _plan(trainer: Trainer, splits: Splits, hardware: Hardware, command: str | N
 def _finish(trainer: Trainer, folder: RunFolder, monitor: Monitor) -> RunSummary:
     interrupted = trainer.stopping is not None
     if trainer.accelerator.is_main_process:
-        report(folder, trainer.evaluation)
+        report(folder, trainer.evaluation, trainer.tasks)
     progress = trainer.progress
     summary = RunSummary(folder.path, trainer.evaluation.metrics, progress.step, progress.seconds, interrupted)
     monitor.end(summary)

@@ -38,9 +38,9 @@ class CocoDataset(Source):
         if not root.is_dir():
             raise DataError(f"dataset '{name}': folder {root} does not exist (path: {config.path})")
         self.images = root / part.images
-        table = load_table(root / str(part.annotations), config.tags, config.identity)
-        words = _words(config, split, root) or table
-        self.table = _in_words(table, words, name)
+        words = _words(config, split, root)
+        table = load_table(root / str(part.annotations), config.tags, config.identity, strict=words is None)
+        self.table = _in_words(table, words or table, name)
         self.warnings = [f"dataset '{name}': {text}" for text in table.warnings]
         self.vocabulary, self.tag_classes = _vocabulary(self.table, config, name)
         self._probe()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -47,8 +47,10 @@ class CocoTable:
     warnings: tuple[str, ...]
 
 
-def load_table(path: Path, tags: TagsConfig, identity: IdentityConfig) -> CocoTable:
+def load_table(path: Path, tags: TagsConfig, identity: IdentityConfig, *, strict: bool = True) -> CocoTable:
     """The file's table; a file that has not changed is not read twice in a process.
+
+    A tag or identity field that no record has is an error, or with ``strict=False`` only a remark.
 
     Raises:
         DataError: the file is missing, is not JSON, or a record is not as it must be (the message names the record).
@@ -59,12 +61,16 @@ def load_table(path: Path, tags: TagsConfig, identity: IdentityConfig) -> CocoTa
         raise DataError(
             f"annotation file {path} is missing; check the split's 'annotations' and the dataset's path"
         ) from None
-    return _load(path, (stat.st_mtime_ns, stat.st_size), tags.fields, identity.boxes, identity.image)
+    return _load(path, (stat.st_mtime_ns, stat.st_size), tags.fields, (identity.boxes, identity.image), strict)
 
 
 @lru_cache(maxsize=4)
 def _load(
-    path: Path, stamp: tuple[int, int], fields: tuple[str, ...], box_identity: str | None, image_identity: str | None
+    path: Path,
+    stamp: tuple[int, int],
+    fields: tuple[str, ...],
+    identity: tuple[str | None, str | None],
+    strict: bool,
 ) -> CocoTable:
     document = _read(path)
     images, categories = _list(document, "images", path), _list(document, "categories", path)
@@ -75,17 +81,18 @@ def _load(
     index_of = _index_images(images, path)
     sizes = np.array([_size(record, k, path) for k, record in enumerate(images)], dtype=np.int32).reshape(-1, 2)
     boxes = _Boxes(path, index_of, class_of).gather(annotations)
-    if box_identity == "category":
+    box_field, image_field = (None if field in ("category", "views") else field for field in identity)
+    told += _absent([box_field], annotations, path, "annotation", strict)
+    told += _absent([image_field, *fields], images, path, "image", strict)
+    identities, boxes["identity"] = _identities(annotations, box_field)
+    if identity[0] == "category":
         identities, boxes["identity"] = names, boxes["label"].copy()
-    else:
-        identities, boxes["identity"] = _identities(annotations, box_identity, path, "annotation")
     boxes, offsets, lost = _usable(boxes, sizes)
     if len(lost):
         remark = f"boxes without area or with impossible numbers are left out, first annotations[{lost[0]}]"
         told.append(f"{path.name}: {len(lost)} {remark}")
     words, known, tags, tag_states = _image_tags(images, fields, path)
-    field = None if image_identity == "views" else image_identity
-    image_identities, of_images = _identities(images, field, path, "image")
+    image_identities, of_images = _identities(images, image_field)
     return CocoTable(
         categories=names,
         image_ids=tuple(str(record["id"]) for record in images),
@@ -255,14 +262,20 @@ def _areas(given: NDArray[np.float64], corners: NDArray[np.float32]) -> NDArray[
     return np.where(given > 0, given, own).astype(np.float32)
 
 
-def _missing_field(field: str, records: Iterable[Record], path: Path, kind: str) -> DataError:
-    fields = {str(key) for record in records for key in record}
-    return DataError(f"{path}: no {kind} has the field '{field}'{suggestion(field, fields)}")
+def _absent(fields: Sequence[str | None], records: Sequence[Record], path: Path, kind: str, strict: bool) -> list[str]:
+    """A remark, or with ``strict`` an error, for every field that no record has."""
+    remarks = []
+    for field in fields:
+        if field is None or not records or any(record.get(field) is not None for record in records):
+            continue
+        keys = {str(key) for record in records for key in record}
+        remarks.append(f"{path.name}: no {kind} has the field '{field}'{suggestion(field, keys)}")
+    if strict and remarks:
+        raise DataError(f"{path.parent}/{remarks[0]}")
+    return remarks
 
 
-def _identities(
-    records: Sequence[Record], field: str | None, path: Path, kind: str
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def _identities(records: Sequence[Record], field: str | None) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """The values of a field as names in first-seen order, and each record's index into them."""
     found = np.full(len(records), -1, dtype=np.int64)
     if field is None:
@@ -272,8 +285,6 @@ def _identities(
         value = record.get(field)
         if value is not None:
             found[k] = index.setdefault(str(value), len(index))
-    if records and not index:
-        raise _missing_field(field, records, path, kind)
     return tuple(index), found
 
 
@@ -294,8 +305,6 @@ def _said(
     said = [[_values(record, field) for field in fields] for record in records]
     words = []
     for k, field in enumerate(fields):
-        if all(row[k] is None for row in said):
-            raise _missing_field(field, records, path, "image")
         found = dict.fromkeys(word for row in said for word in row[k] or ())
         if any(isinstance(record.get(field), bool) for record in records):
             found.setdefault(field)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -37,6 +38,7 @@ class ShapesDataset(Source):
         self.views = config.identity.image == "views"
         self.warnings = []
         self.split = split
+        _check(name, {**options, "size": options["size"] or _USUAL})
         side = options["size"] or min(max(size or _USUAL, _SIZES[0]), _SIZES[1])
         try:
             self.store = ShapesStore.open(
@@ -87,3 +89,11 @@ class ShapesDataset(Source):
         )
         image = torch.from_numpy(np.array(store.images[index])).permute(2, 0, 1)
         return Sample(image, annotations, Frame(self.image_id(index), (int(image.shape[1]), int(image.shape[2]))))
+
+
+def _check(name: str, options: Mapping[str, Any]) -> None:
+    """Numbers out of range, before any renderer starts."""
+    for option, least in (("train", 1), ("val", 1), ("seed", 0), ("size", _SIZES[0])):
+        value = options[option]
+        if not isinstance(value, int) or value < least:
+            raise DataError(f"dataset '{name}': option '{option}' must be a whole number from {least}, got {value!r}")
