@@ -63,7 +63,7 @@ def define_operators() -> None:
 
     if hasattr(torch.ops.torchvision, "nms"):
         return
-    library = torch.library.Library("torchvision", "DEF")
+    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.impl("nms", greedy_nms, "CompositeExplicitAutograd")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

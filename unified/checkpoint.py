@@ -137,7 +137,9 @@ def _manifest(folder: Path) -> Mapping[str, str]:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint '{folder}' is damaged: {MANIFEST} cannot be read ({error})") from error
     if version > FORMAT:
-        raise CheckpointError(f"checkpoint '{folder}' has format {version}, this version reads {FORMAT}; update unified")
+        raise CheckpointError(
+            f"checkpoint '{folder}' has format {version}, this version reads {FORMAT}; update unified"
+        )
     return sums
 
 

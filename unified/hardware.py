@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from unified.contracts.errors import ConfigError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,10 @@ class Hardware:
     def dtype(self) -> torch.dtype | None:
         """The type autocast uses, None where it is off."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+
+    def place(self, module: M) -> M:
+        """The module on this device, its convolutions in the layout that is fast there."""
+        return module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None)
@@ -65,8 +73,8 @@ def pick(device: str = "auto", precision: str = "auto") -> Hardware:
 
 
 def pick_workers(workers: int | None) -> int:
-    """Loader processes: as asked, else one for every core beyond the first, eight at most."""
+    """Loader processes: as asked; else none on two cores, where a thread that works ahead is as fast, or one a core."""
     if workers is not None:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(0, cores - 1))
+    return 0 if cores <= 2 else min(8, cores - 1)

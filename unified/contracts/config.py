@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration of a run: frozen models in which every key is known, typed and explained.
 
-``contracts.document`` reads them from YAML and the command line; ``model.build`` is the only reader of the names in them.
+``contracts.document`` reads them from YAML and the command line; only ``model.build`` reads the names in them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Config(BaseModel):
 class PartConfig(Config):
     """A registered part by name, with the options its constructor takes.
 
-    In YAML a bare name (``head: embed``) or a mapping whose other keys are the options (``head: {name: embed, width: 64}``).
+    In YAML a bare name (``head: embed``), or a mapping whose other keys are the options
+    (``head: {name: embed, width: 64}``).
     """
 
     name: str
@@ -97,8 +98,8 @@ class TagsConfig(Config):
 class IdentityConfig(Config):
     """What makes two boxes, or two images, the same thing.
 
-    ``boxes``: an annotation field's name, or ``category``. ``image``: an image field's name, or ``views`` (two augmented
-    views of one image are the same, no labels needed).
+    ``boxes``: an annotation field's name, or ``category``. ``image``: an image field's name, or ``views`` (two
+    augmented views of one image are the same, no labels needed).
     """
 
     boxes: str | None = None
@@ -108,8 +109,8 @@ class IdentityConfig(Config):
 class DatasetConfig(Config):
     """One dataset: where it is, how it is read and, above all, what it labels.
 
-    ``labelled`` maps a task to ``all``, ``none``, ``empty`` (verified: images without annotations truly hold nothing) or
-    the list of the classes that were looked for. A task missing there is unlabelled in this dataset.
+    ``labelled`` maps a task to ``all``, ``none``, ``empty`` (verified: images without annotations truly hold nothing)
+    or the list of the classes that were looked for. A task missing there is unlabelled in this dataset.
     """
 
     path: str = "."

@@ -111,7 +111,7 @@ class Task(nn.Module, ABC):
 
 
 class Latent(nn.Module, ABC):
-    """A representation of implicit knowledge: ``() -> z`` (YOLOR section 3.2, eq. 6-8). Built as ``cls(channels, mean)``."""
+    """A representation of implicit knowledge: ``() -> z`` (YOLOR eq. 6-8). Built as ``cls(channels, mean)``."""
 
     @abstractmethod
     def forward(self) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -40,8 +41,8 @@ def positive(states: Tensor) -> Tensor:
 class Vocabulary:
     """The words a network's outputs mean, merged by name over all datasets of a run.
 
-    ``identities`` are those of boxes, ``image_identities`` those of whole images. Both are training-time words: they name
-    the proxies an embedding task learns against and never limit what can be embedded afterwards.
+    ``identities`` are those of boxes, ``image_identities`` those of whole images. Both are training-time words: they
+    name the proxies an embedding task learns against and never limit what can be embedded afterwards.
     """
 
     boxes: tuple[str, ...] = ()  # K names
@@ -77,8 +78,9 @@ class Frame:
         return boxes_xyxy * scale + offset
 
 
-def _empty(*shape: int, dtype: torch.dtype) -> Any:
-    return field(default_factory=lambda: torch.zeros(shape, dtype=dtype))
+def _none(dtype: torch.dtype, *shape: int) -> partial[Tensor]:
+    """A factory of tensors without entries."""
+    return partial(torch.zeros, *(shape or (0,)), dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,18 @@ class Annotations:
     unlabelled in this image. ``box_states`` is POSITIVE, or IGNORE for crowds and difficult objects.
     """
 
-    boxes_xyxy: Tensor = _empty(0, 4, dtype=torch.float32)  # (N, 4) pixels of the image as given to the network
-    box_labels: Tensor = _empty(0, dtype=torch.int64)  # (N,) index into Vocabulary.boxes
-    box_states: Tensor = _empty(0, dtype=torch.int8)  # (N,) POSITIVE or IGNORE
-    box_identities: Tensor = _empty(0, dtype=torch.int64)  # (N,) index into Vocabulary.identities, -1 unlabelled
-    box_areas: Tensor = _empty(0, dtype=torch.float32)  # (N,) px² of the original image (mask area where known)
-    box_crowd: Tensor = _empty(0, dtype=torch.bool)  # (N,) True for COCO crowd regions
+    boxes_xyxy: Tensor = field(
+        default_factory=_none(torch.float32, 0, 4)
+    )  # (N, 4) pixels of the image as given to the network
+    box_labels: Tensor = field(default_factory=_none(torch.int64))  # (N,) index into Vocabulary.boxes
+    box_states: Tensor = field(default_factory=_none(torch.int8))  # (N,) POSITIVE or IGNORE
+    box_identities: Tensor = field(
+        default_factory=_none(torch.int64)
+    )  # (N,) index into Vocabulary.identities, -1 unlabelled
+    box_areas: Tensor = field(
+        default_factory=_none(torch.float32)
+    )  # (N,) px² of the original image (mask area where known)
+    box_crowd: Tensor = field(default_factory=_none(torch.bool))  # (N,) True for COCO crowd regions
     identity: int = -1  # index into Vocabulary.image_identities, -1 unlabelled
     states: Mapping[str, Tensor] = field(default_factory=dict)  # task -> (K,) int8
     extras: Mapping[str, Any] = field(default_factory=dict)  # what a plug-in's format adds, by name

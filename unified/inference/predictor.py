@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from unified.contracts.errors import ConfigError, DataError, suggestion
 from unified.contracts.structures import Frame, Prediction
-from unified.data.picture import read_picture
+from unified.data.picture import read_picture, to_rgb
 from unified.data.transforms import letterbox, to_pixels
 from unified.hardware import pick
 from unified.model.prediction import predict_all
@@ -34,7 +35,7 @@ def as_pixels(picture: Picture) -> Tensor:
     if isinstance(picture, str | Path):
         return read_picture(Path(picture))
     if isinstance(picture, Image.Image):
-        return to_pixels(picture.convert("RGB"))
+        return to_pixels(to_rgb(picture))
     pixels = torch.from_numpy(np.ascontiguousarray(picture)) if isinstance(picture, np.ndarray) else picture
     if isinstance(picture, np.ndarray) and pixels.ndim == 3:
         pixels = pixels.permute(2, 0, 1)
@@ -58,12 +59,13 @@ class UnifiedModel:
     def __init__(self, trained: Trained, device: str = "auto", precision: str = "auto") -> None:
         self.trained = trained
         self.hardware = pick(device, precision)
-        self.network = trained.network.to(self.hardware.device, memory_format=torch.channels_last).eval()
+        self.network = self.hardware.place(trained.network).eval()
         self.size = trained.config.train.size  # pixels: side of the network's square input
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return self.network.tasks
+        """Names of the tasks this model answers."""
+        return tuple(self.network.heads)
 
     @overload
     def predict(self, source: Picture, **options: Any) -> Prediction: ...
@@ -89,8 +91,8 @@ class UnifiedModel:
             options: passed on to every task, such as ``nms_iou`` or ``max_boxes``.
 
         Returns:
-            One :class:`Prediction` for one picture, a list for a sequence; boxes in the picture's own pixels, tensors on
-            the CPU.
+            One :class:`Prediction` for one picture, a list for a sequence; boxes in the picture's own pixels, tensors
+            on the CPU.
 
         Raises:
             ConfigError: a task this model does not have, or a size that does not fit its strides.
@@ -101,7 +103,9 @@ class UnifiedModel:
         asked, side = self._asked(tasks), self._side(size)
         found: list[Prediction] = []
         for start in range(0, len(pictures), batch_size):
-            found += self._pass(pictures[start : start + batch_size], asked, side, {"confidence": confidence, **options})
+            found += self._pass(
+                pictures[start : start + batch_size], asked, side, {"confidence": confidence, **options}
+            )
         return found[0] if single else found
 
     def encode(
@@ -115,7 +119,7 @@ class UnifiedModel:
 
         Args:
             images: a picture or a sequence of them.
-            level: ``image`` for one vector a picture; ``box`` for one vector a detected box, in :meth:`predict`'s order.
+            level: ``image`` for one vector a picture; ``box`` for one a detected box, in the order of :meth:`predict`.
             batch_size: pictures a pass.
             options: passed on to :meth:`predict`, such as ``confidence``.
 
@@ -147,7 +151,8 @@ class UnifiedModel:
     def _side(self, size: int | None) -> int:
         side, stride = size or self.size, max(self.network.neck.spec.strides)
         if side % stride:
-            raise ConfigError(f"size {side} is no multiple of the network's coarsest stride {stride}; try {_near(side, stride)}")
+            near = max(stride, round(side / stride) * stride)
+            raise ConfigError(f"size {side} is no multiple of the network's coarsest stride {stride}; try {near}")
         return side
 
     @torch.inference_mode()
@@ -166,14 +171,8 @@ class UnifiedModel:
             yield letterbox(as_pixels(picture), side)
 
 
-def _near(side: int, stride: int) -> int:
-    return max(stride, round(side / stride) * stride)
-
-
 def _settled(prediction: Prediction) -> Prediction:
     """The same prediction with its tensors as ordinary float32 on the CPU."""
-    from dataclasses import fields, replace
-
     moved: dict[str, Any] = {}
     for field in fields(prediction):
         value = getattr(prediction, field.name)

@@ -61,7 +61,7 @@ def build_neck(part: PartConfig, spec: FeatureSpec) -> Neck:
     """The neck over a backbone's levels."""
     cls = protocols.necks.get(part.name)
     check_options("neck", part.name, cls, part.options, reserved=("spec",))
-    return cls(spec, **part.options)  # type: ignore[call-arg]
+    return cls(spec, **part.options)
 
 
 def task_class(config: TaskConfig) -> type[Task]:
@@ -73,7 +73,7 @@ def build_task(name: str, config: TaskConfig, vocabulary: Vocabulary) -> Task:
     """A task with its loss, predictions and metric."""
     cls = task_class(config)
     check_options("task", config.task, cls, config.options, reserved=("name", "vocabulary"))
-    return cls(name, vocabulary, **config.options)  # type: ignore[call-arg]
+    return cls(name, vocabulary, **config.options)
 
 
 def build_head(config: TaskConfig, model: ModelConfig, spec: FeatureSpec, outputs: int) -> Head:
@@ -82,7 +82,7 @@ def build_head(config: TaskConfig, model: ModelConfig, spec: FeatureSpec, output
     cls = protocols.heads.get(part.name)
     options = {**model.heads.get(part.name, {}), **part.options}
     check_options("head", part.name, cls, options, reserved=("spec", "outputs"))
-    return cls(spec, outputs, **options)  # type: ignore[call-arg]
+    return cls(spec, outputs, **options)
 
 
 def sites(head: Head, spec: FeatureSpec) -> dict[str, int]:
@@ -147,8 +147,8 @@ def create_model(
     Raises:
         ConfigError, RegistryError: a name that is not known.
     """
-    named = dict((t.split(":", 1) if ":" in t else (t, t)) for t in tasks)
-    configs = {task: TaskConfig(task=kind) for task, kind in named.items()}
+    pairs = (t.partition(":") for t in tasks)
+    configs = {task: TaskConfig(task=kind or task) for task, _, kind in pairs}
     return assemble(load_model_config(name), configs, vocabulary or EXAMPLE_VOCABULARY).network
 
 

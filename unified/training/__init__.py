@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Training: from a configuration to a run folder."""

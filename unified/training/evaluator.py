@@ -16,12 +16,12 @@ from unified.contracts.document import load_data
 from unified.contracts.errors import ConfigError, suggestion
 from unified.contracts.protocols import Curve, Metric, Task
 from unified.contracts.structures import Annotations, Batch, Frame, Prediction
+from unified.data.loader import EvalLoader
+from unified.data.mixing import open_mixture
+from unified.hardware import Hardware, pick
 from unified.model.network import UnifiedNetwork
 from unified.model.prediction import predict_all
 from unified.trained import load_trained
-from unified.data.mixing import open_mixture
-from unified.data.loader import EvalLoader
-from unified.hardware import Hardware, pick
 
 LOW_CONFIDENCE = 0.001  # average precision integrates over the whole curve
 
@@ -139,6 +139,6 @@ def evaluate_run(
         vocabulary=trained.vocabulary,
     )
     hardware = pick(settings.device, settings.precision)
-    network = trained.network.to(hardware.device, memory_format=torch.channels_last)
+    network = hardware.place(trained.network)
     loader = EvalLoader(mixture, batch=batch or 2 * settings.batch, size=side, limit=limit)
     return evaluate(network, chosen, loader, hardware, show=0).metrics

@@ -22,10 +22,10 @@ from unified.contracts.structures import Batch
 from unified.data.loader import EvalLoader, TrainLoader
 from unified.data.mixing import Mixture, open_mixture
 from unified.data.schedule import make_schedule
+from unified.hardware import Hardware, pick, pick_workers
 from unified.model.build import assemble, task_class
 from unified.training.evaluator import Evaluation, evaluate
 from unified.training.folder import RunFolder
-from unified.hardware import Hardware, pick, pick_workers
 from unified.training.joint import JointModel
 from unified.training.monitor import DatasetPlan, Monitor, Plan, RunSummary
 from unified.training.report import report
@@ -102,6 +102,7 @@ def train(
         config,
         folder,
         accelerator,
+        hardware,
         steps=planned_steps(config, splits.train.images),
         epoch_images=splits.train.images,
         balancer=_balancer(config),

@@ -23,6 +23,7 @@ from unified.contracts.config import RunConfig
 from unified.contracts.errors import CheckpointError
 from unified.contracts.protocols import Balancer, Task
 from unified.contracts.structures import Batch, LossTerm
+from unified.hardware import Hardware
 from unified.training.balance import normalised
 from unified.training.ema import MovingAverage
 from unified.training.evaluator import Evaluation
@@ -64,6 +65,7 @@ class Trainer:
         config: RunConfig,
         folder: RunFolder,
         accelerator: Accelerator,
+        hardware: Hardware,
         *,
         steps: int,
         epoch_images: int,
@@ -78,7 +80,7 @@ class Trainer:
         self.balancer, self.validate, self.describe = balancer, validate, describe
         self.progress = Progress()
         self.stopping: int | None = None  # the signal that asked us to stop
-        self.model = model.to(accelerator.device, memory_format=torch.channels_last)
+        self.model = hardware.place(model)
         self.average = MovingAverage(model.network, self.train.ema, self.train.ema_ramp) if self.train.ema else None
         self.wrapped, self.optimizer = accelerator.prepare(self.model, make_optimizer(self.model, self.train))
         self.evaluation = Evaluation()
@@ -291,5 +293,7 @@ def _nested(
     mine = [len(g["params"]) for g in optimizer.param_groups]
     theirs = [len(g["params"]) for g in groups["groups"]]
     if mine != theirs:
-        raise CheckpointError(f"'{source}' is a checkpoint of another configuration: optimizer groups {theirs}, not {mine}")
+        raise CheckpointError(
+            f"'{source}' is a checkpoint of another configuration: optimizer groups {theirs}, not {mine}"
+        )
     return {"state": state, "param_groups": groups["groups"]}

@@ -19,7 +19,7 @@ def _create(model: str, pretrained: bool, options: dict[str, Any]) -> Any:
     try:
         return timm.create_model(model, pretrained=pretrained, features_only=True, **options)
     except Exception as error:
-        if pretrained and "LocalEntryNotFound" in type(error).__name__ or isinstance(error, OSError):
+        if (pretrained and "LocalEntryNotFound" in type(error).__name__) or isinstance(error, OSError):
             raise ConfigError(
                 f"pretrained weights of timm model '{model}' cannot be fetched or found in the local cache; "
                 "connect to the network once, or set pretrained: false"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -54,21 +55,22 @@ class LatentBank(nn.Module):
         key = site.replace(".", "/")  # module names may not hold dots
         if key not in sites:
             sites[key] = Standing()
-        sites[key].place(latent, operator)
+        standing: Standing = sites[key]  # type: ignore[assignment]
+        standing.place(latent, operator)
 
     def modulate(self, task: str) -> Modulate:
         """``modulate(site, x)`` for one task."""
-        sites = self.tasks[task] if task in self.tasks else {}
+        sites: Any = self.tasks[task] if task in self.tasks else {}  # noqa: SIM401 (a ModuleDict has no get)
 
         def apply(site: str, x: Tensor) -> Tensor:
             key = site.replace(".", "/")
-            return sites[key](x) if key in sites else x  # type: ignore[index,operator,no-any-return]
+            return sites[key](x) if key in sites else x
 
         return apply
 
     def entries(self) -> Iterator[Entry]:
         """Every latent with its place, in order."""
         for task, sites in self.tasks.items():
-            for key, standing in sites.items():  # type: ignore[operator,union-attr]
+            for key, standing in sites.items():  # type: ignore[operator]
                 for latent, operator in zip(standing.latents, standing.operators, strict=True):
                     yield Entry(task, key.replace("/", "."), latent, operator)

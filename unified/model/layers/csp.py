@@ -19,7 +19,7 @@ class Bottleneck(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(self.reduce(x))
+        y: Tensor = self.conv(self.reduce(x))
         return x + y if self.residual else y
 
 

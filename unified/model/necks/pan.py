@@ -28,9 +28,7 @@ class PANNeck(Neck):
         pairs = range(len(out) - 1)
         self.entry = Conv(spec.channels[-1], out[-1]) if out[-1] != spec.channels[-1] else nn.Identity()
         self.reduce = nn.ModuleList(Conv(out[i + 1], out[i]) for i in pairs)
-        self.down_mix = nn.ModuleList(
-            CSPBlock(spec.channels[i] + out[i], out[i], depth, residual=False) for i in pairs
-        )
+        self.down_mix = nn.ModuleList(CSPBlock(spec.channels[i] + out[i], out[i], depth, residual=False) for i in pairs)
         self.stride = nn.ModuleList(Conv(out[i], out[i], 3, stride=2) for i in pairs)
         self.up_mix = nn.ModuleList(CSPBlock(2 * out[i], out[i + 1], depth, residual=False) for i in pairs)
         self.spec = FeatureSpec(spec.levels, out, spec.strides)
@@ -41,7 +39,8 @@ class PANNeck(Neck):
 
     def _top_down(self, maps: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         x = self.entry(maps[-1])
-        mixed, reduced = [x], []
+        mixed: list[torch.Tensor] = [x]
+        reduced: list[torch.Tensor] = []
         for i in reversed(range(len(maps) - 1)):
             x = self.reduce[i](x)
             reduced.insert(0, x)
