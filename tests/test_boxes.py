@@ -62,11 +62,19 @@ def test_complete_iou_and_its_gradient_equal_torchvision() -> None:
 
 @pytest.mark.parametrize(
     "box",
-    [[5.0, 5, 5, 5], [5, 5, 9, 5], [5, 5, 5, 9], [9, 9, 5, 5], [0, 0, 1e-12, 1e-12], [0, 0, 1e6, 1e-6], [-1e5, 0, 1e5, 1]],
+    [
+        [5.0, 5, 5, 5],
+        [5, 5, 9, 5],
+        [5, 5, 5, 9],
+        [9, 9, 5, 5],
+        [0, 0, 1e-12, 1e-12],
+        [0, 0, 1e6, 1e-6],
+        [-1e5, 0, 1e5, 1],
+    ],
 )
 def test_degenerate_boxes_have_finite_values_and_gradients(box: list[float]) -> None:
     others = torch.tensor([box, [5.0, 5, 5, 5], [4, 4, 8, 8], [100, 100, 120, 140]])
-    a = torch.tensor(box).expand(4, 4).clone().requires_grad_()
+    a = torch.tensor(box, dtype=torch.float32).expand(4, 4).clone().requires_grad_()
     value = complete_iou_xyxy(a, others)
     value.sum().backward()
     assert value.isfinite().all()

@@ -223,7 +223,9 @@ def module_graph() -> dict[str, set[str]]:
         if name == "unified":
             continue  # the door is entered before every room and imports none of them
         named = list(imports(name, at_import(ast.parse(path.read_text()))))
-        graph[name] = {m for n in named for m in (n, n.rpartition(".")[0]) if m in MODULES and m not in ("unified", name)}
+        graph[name] = {
+            m for n in named for m in (n, n.rpartition(".")[0]) if m in MODULES and m not in ("unified", name)
+        }
     return graph
 
 
@@ -245,7 +247,9 @@ def test_the_packages_list_equals_the_tree() -> None:
 
 
 POINTS = [
-    (group, name, value) for group, points in PROJECT["project"]["entry-points"].items() for name, value in points.items()
+    (group, name, value)
+    for group, points in PROJECT["project"]["entry-points"].items()
+    for name, value in points.items()
 ]
 
 
@@ -289,7 +293,9 @@ def test_every_yaml_file_has_been_read_by_these_tests() -> None:
 
 
 def test_the_door_is_light() -> None:
-    code = "import sys, unified; print(sorted({'torch', 'torchvision', 'numpy', 'pydantic', 'timm'} & set(sys.modules)))"
+    code = (
+        "import sys, unified; print(sorted({'torch', 'torchvision', 'numpy', 'pydantic', 'timm'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
 

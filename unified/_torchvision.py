@@ -19,6 +19,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+BLOCK = 256  # boxes whose overlaps are computed at once
+
+
+def _iou(a: Any, b: Any) -> Any:
+    """Pairwise IoU of boxes xyxy (N, 4) and (M, 4) as arrays: (N, M), NaN for a pair without area."""
+    import numpy as np
+
+    width = np.minimum(a[:, None, 2], b[None, :, 2]) - np.maximum(a[:, None, 0], b[None, :, 0])
+    height = np.minimum(a[:, None, 3], b[None, :, 3]) - np.maximum(a[:, None, 1], b[None, :, 1])
+    overlap = np.maximum(width, 0) * np.maximum(height, 0)
+    areas = [(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in (a, b)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return overlap / (areas[0][:, None] + areas[1][None] - overlap)
+
 
 def greedy_nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
     """Indices of the boxes kept by greedy non-maximum suppression, best score first.
@@ -30,17 +44,14 @@ def greedy_nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
 
     order = torch.argsort(scores, descending=True, stable=True)
     corners = boxes[order].detach().to("cpu", torch.float64 if boxes.dtype == torch.float64 else torch.float32).numpy()
-    areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
     alive = np.ones(len(corners), dtype=bool)
-    for i in range(len(corners)):
-        if not alive[i]:
-            continue
-        rest = corners[i + 1 :]
-        low = np.maximum(corners[i, :2], rest[:, :2])
-        high = np.minimum(corners[i, 2:], rest[:, 2:])
-        overlap = np.clip(high - low, 0, None).prod(axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            alive[i + 1 :] &= ~(overlap / (areas[i] + areas[i + 1 :] - overlap) > iou_threshold)
+    for start in range(0, len(corners), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(corners)))
+        block = block[alive[block]]
+        overlapped = _iou(corners[block], corners[start:]) > iou_threshold
+        for row, i in enumerate(block):
+            if alive[i]:
+                alive[i + 1 :] &= ~overlapped[row, i + 1 - start :]
     return order[torch.from_numpy(np.flatnonzero(alive)).to(order.device)]
 
 

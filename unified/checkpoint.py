@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from unified.contracts.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+STATE = "state.json"
 FORMAT = 1
 
 
@@ -50,15 +51,19 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         CheckpointError: the folder cannot be written, with the reason and the free bytes.
     """
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
+            temporary = Path(file.name)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(file.name).replace(path)
+        temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise unwritable(path.parent, error) from error
 
 
@@ -72,37 +77,52 @@ def unwritable(folder: Path, error: OSError) -> CheckpointError:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint atomically; an older one of the same name is replaced.
+    """Writes a checkpoint whole or not at all; an older one of the same name gives way at the last moment.
+
+    Between that moment's two renames neither stands there: who must survive a power cut gives every checkpoint a name
+    of its own.
 
     Raises:
-        CheckpointError: the folder cannot be written; nothing is left half-done.
+        CheckpointError: the folder cannot be written; an older checkpoint is left as it was.
     """
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".new-{folder.name}-"))
-        _fill(temporary, checkpoint)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
+        _fill(temporary / "whole", checkpoint)
+        _swap(temporary / "whole", folder, aside=temporary / "older")
         _sync(folder.parent)
     except OSError as error:
+        raise unwritable(folder.parent, error) from error
+    finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise unwritable(folder.parent, error) from error
+
+
+def _swap(whole: Path, folder: Path, aside: Path) -> None:
+    """Puts a folder into the place of another, or leaves that one where it was."""
+    if not folder.exists():
+        whole.rename(folder)
+        return
+    folder.rename(aside)
+    try:
+        whole.rename(folder)
+    except OSError:
+        aside.rename(folder)
+        raise
 
 
 def _fill(folder: Path, checkpoint: Checkpoint) -> None:
     contents = {f"{part}.safetensors": _packed(tensors) for part, tensors in checkpoint.tensors.items()}
-    contents["state.json"] = json.dumps(checkpoint.state, indent=1, allow_nan=False).encode()
+    contents[STATE] = json.dumps(checkpoint.state, indent=1, allow_nan=False).encode()
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     contents[MANIFEST] = json.dumps({"format": FORMAT, "sha256": sums}, indent=1).encode()
+    folder.mkdir()
     for name, data in contents.items():
         with (folder / name).open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    folder.chmod(0o755)
     _sync(folder)
 
 
@@ -118,13 +138,11 @@ def load_checkpoint(folder: Path, parts: tuple[str, ...] | None = None) -> Check
     """
     manifest = _manifest(folder)
     names = [n for n in manifest if n.endswith(".safetensors") and (parts is None or n.split(".")[0] in parts)]
-    for name in [*names, "state.json"]:
-        _verify(folder / name, manifest.get(name))
+    contents = {name: _verified(folder / name, manifest.get(name)) for name in [*names, STATE]}
     for part in parts or ():
         if f"{part}.safetensors" not in names:
             raise CheckpointError(f"checkpoint '{folder}' has no part '{part}'; it has {', '.join(sorted(manifest))}")
-    state = json.loads((folder / "state.json").read_text())
-    return Checkpoint({n.split(".")[0]: load_file(folder / n) for n in names}, state)
+    return Checkpoint({n.split(".")[0]: load(contents[n]) for n in names}, json.loads(contents[STATE]))
 
 
 def _manifest(folder: Path) -> Mapping[str, str]:
@@ -140,16 +158,21 @@ def _manifest(folder: Path) -> Mapping[str, str]:
         raise CheckpointError(
             f"checkpoint '{folder}' has format {version}, this version reads {FORMAT}; update unified"
         )
+    strange = [name for name in sums if name != STATE and (not name.endswith(".safetensors") or "/" in name)]
+    if strange or version < 1:
+        what = f"lists '{strange[0]}'" if strange else f"has format {version}"
+        raise CheckpointError(f"checkpoint '{folder}' is damaged: {MANIFEST} {what}")
     return sums
 
 
-def _verify(path: Path, expected: str | None) -> None:
+def _verified(path: Path, expected: str | None) -> bytes:
+    """What a file holds, read once: the bytes that were summed are those that are used."""
     if expected is None or not path.is_file():
         raise CheckpointError(f"checkpoint '{path.parent}' is damaged: {path.name} is missing")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != expected:
         raise CheckpointError(f"checkpoint '{path.parent}' is damaged: {path.name} does not match its SHA-256")
+    return data
 
 
 def fit_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

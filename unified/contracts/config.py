@@ -155,10 +155,10 @@ class TrainConfig(Config):
     epochs: float = Field(default=100.0, gt=0)  # passes over all training images together
     max_steps: Positive | None = None
     max_minutes: float | None = Field(default=None, gt=0)  # the schedule shortens itself to end in time
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     lr_final: float = Field(default=0.01, ge=0, le=1)  # of lr, at the end of the cosine
-    momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD's momentum, AdamW's beta1
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD's momentum, AdamW's beta1 (Muon's own is 0.95)
     weight_decay: float = Field(default=0.05, ge=0)
     latent_lr: float = Field(default=1.0, gt=0)  # times lr, for every z
     warmup: float = Field(default=0.03, ge=0, lt=1)  # share of the run

@@ -85,11 +85,19 @@ class RunFolder:
 
     def save(self, step: int, checkpoint: Checkpoint, best: bool, keep_last: int = 1) -> Path:
         """Writes ``checkpoints/step-N``, moves the pointers, then removes what no pointer needs."""
-        folder = self.checkpoints / f"step-{step:08d}"
+        folder = self._unused(f"step-{step:08d}")
         save_checkpoint(folder, checkpoint)
         for pointer in ("last", "best") if best else ("last",):
             write_bytes(self.checkpoints / pointer, folder.name.encode())
         self._sweep(keep_last)
+        return folder
+
+    def _unused(self, name: str) -> Path:
+        """A step saved twice gets a second folder: what the pointers name is never touched."""
+        folder, number = self.checkpoints / name, 1
+        while folder.exists():
+            number += 1
+            folder = self.checkpoints / f"{name}.{number}"
         return folder
 
     def _sweep(self, keep_last: int) -> None:
@@ -98,8 +106,11 @@ class RunFolder:
         for folder in steps[:-keep_last]:
             if folder not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
-        for stale in self.checkpoints.glob(".new-step-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+        for stale in self.checkpoints.glob(".new-*"):  # of a process that was killed
+            if stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+            else:
+                stale.unlink(missing_ok=True)
 
     def pointed(self, pointer: str) -> Path | None:
         """The checkpoint that ``last`` or ``best`` points to, None before the first."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from unified.contracts.config import TrainConfig
 from unified.training.joint import JointModel
+from unified.training.muon import Muon
 
 
 def parameter_groups(model: JointModel, config: TrainConfig) -> list[dict[str, Any]]:
@@ -39,8 +40,12 @@ def parameter_groups(model: JointModel, config: TrainConfig) -> list[dict[str, A
 
 
 def make_optimizer(model: JointModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD with Nesterov momentum over :func:`parameter_groups`."""
+    """AdamW, SGD with Nesterov momentum, or Muon over :func:`parameter_groups`."""
     groups = parameter_groups(model, config)
+    if config.optimizer == "muon":
+        return Muon(
+            [{**g, "matrix": g["name"] == "decay"} for g in groups], lr=config.lr, betas=(config.momentum, 0.99)
+        )
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.99), fused=True)

@@ -16,12 +16,13 @@ from accelerate.state import AcceleratorState
 
 from unified.contracts import protocols
 from unified.contracts.config import RunConfig
-from unified.contracts.errors import CheckpointError
+from unified.contracts.document import check_options
+from unified.contracts.errors import ConfigError
 from unified.contracts.protocols import Balancer
 from unified.contracts.structures import Batch
 from unified.data.loader import EvalLoader, TrainLoader
 from unified.data.mixing import Mixture, open_mixture
-from unified.data.schedule import make_schedule
+from unified.data.schedule import CountingSchedule, make_schedule
 from unified.hardware import Hardware, pick, pick_workers
 from unified.model.build import assemble, task_class
 from unified.training.evaluator import Evaluation, evaluate
@@ -95,7 +96,8 @@ def train(
     splits = open_splits(config, base)
     accelerator, hardware = make_accelerator(config)
     parts = assemble(config.model, config.tasks, splits.train.vocabulary)
-    folder = RunFolder.open(resume) if resume else RunFolder.create(out, config.model.name)
+    balancer, schedule = _balancer(config), _schedule(config, splits.train, accelerator)
+    folder = RunFolder.open(resume) if resume else _fresh_folder(out, config, accelerator)
     monitor = monitor if monitor and accelerator.is_main_process else Monitor()
     trainer = Trainer(
         JointModel(parts.network, parts.tasks),
@@ -105,18 +107,17 @@ def train(
         hardware,
         steps=planned_steps(config, splits.train.images),
         epoch_images=splits.train.images,
-        balancer=_balancer(config),
+        balancer=balancer,
         validate=_Validation(config, splits.val, parts.tasks, hardware),
         describe=description(config, base, splits.train),
         monitor=monitor,
     )
     if saved:
         trainer.restore(saved, str(resume))
-        folder.trim_log(trainer.progress.step)
-    else:
-        folder.write_config(config)
+    if accelerator.is_main_process:
+        folder.trim_log(trainer.progress.step) if saved else folder.write_config(config)
     monitor.start(_plan(trainer, splits, hardware, command))
-    trainer.fit(_batches(config, splits.train, trainer, accelerator))
+    trainer.fit(_batches(config, splits.train, schedule, trainer))
     return _finish(trainer, folder, monitor)
 
 
@@ -140,23 +141,35 @@ class _Validation:
 
 def _balancer(config: RunConfig) -> Balancer:
     cls = protocols.balancers.get(config.balance.name)
+    check_options("balancer", config.balance.name, cls, config.balance.options, reserved=("weights",))
     weights = {name: task.weight for name, task in config.tasks.items()}
     return cls(weights, **config.balance.options)  # type: ignore[no-any-return]
 
 
-def _batches(config: RunConfig, mixture: Mixture, trainer: Trainer, accelerator: Accelerator) -> Iterator[Batch]:
+def _fresh_folder(out: Path | None, config: RunConfig, accelerator: Accelerator) -> RunFolder:
+    """The first rank makes the folder; the others write nothing."""
+    return RunFolder.create(out, config.model.name) if accelerator.is_main_process else RunFolder(out or Path("runs"))
+
+
+def _schedule(config: RunConfig, mixture: Mixture, accelerator: Accelerator) -> CountingSchedule:
+    """Which dataset at which forward pass; a batch that cannot be shared is refused here."""
     settings = config.train
     share = settings.batch // settings.accumulate
     if share * settings.accumulate != settings.batch or share % accelerator.num_processes:
-        raise CheckpointError(
+        raise ConfigError(
             f"batch {settings.batch} cannot be shared by {settings.accumulate} accumulation steps on "
             f"{accelerator.num_processes} ranks; choose a multiple of {settings.accumulate * accelerator.num_processes}"
         )
     sizes = {name: math.ceil(len(source) / share) for name, source in mixture.sources.items()}
+    return make_schedule(config.data.schedule, sizes, mixture.serves, settings.seed)
+
+
+def _batches(config: RunConfig, mixture: Mixture, schedule: CountingSchedule, trainer: Trainer) -> Iterator[Batch]:
+    settings, accelerator = config.train, trainer.accelerator
     loader = TrainLoader(
         mixture,
-        schedule=make_schedule(config.data.schedule, sizes, mixture.serves, settings.seed),
-        batch=share,
+        schedule=schedule,
+        batch=settings.batch // settings.accumulate,
         size=settings.size,
         augment=settings.augment,
         seed=settings.seed,

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather
 from torch import Tensor
 
 from unified.checkpoint import Checkpoint, fit_state
@@ -79,11 +80,13 @@ class Trainer:
         self.steps, self.epoch_images = steps, epoch_images
         self.balancer, self.validate, self.describe = balancer, validate, describe
         self.progress = Progress()
-        self.stopping: int | None = None  # the signal that asked us to stop
+        self.asked: int | None = None  # the signal that asked this process to stop
+        self.stopping: int | None = None  # the signal by which all ranks stop after the same step
         self.model = hardware.place(model)
         self.average = MovingAverage(model.network, self.train.ema, self.train.ema_ramp) if self.train.ema else None
         self.wrapped, self.optimizer = accelerator.prepare(self.model, make_optimizer(self.model, self.train))
         self.evaluation = Evaluation()
+        self.rates = [0.0, 0.0, 0.0]  # steps, seconds and seconds of waiting since the last report
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -104,21 +107,20 @@ class Trainer:
         with self._signals():
             while self.share < 1 and self.stopping is None:
                 losses, dataset, wait = self._step(batches)
-                self.progress.step += 1
                 now = time.monotonic()
-                elapsed, clock = now - clock, now
-                self.progress.seconds += elapsed
-                self._report(losses, dataset, elapsed, wait)
+                self._count(now - clock, wait)
+                clock = now
+                self._report(losses, dataset)
                 if self._due():
                     self.save(best=self.evaluate())
                     clock = time.monotonic()
             if self.stopping is not None:
                 self.save(best=False)
 
-    def _step(self, batches: Iterator[Batch]) -> tuple[dict[str, float], str, float]:
+    def _step(self, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], str, float]:
         """One optimizer step over ``accumulate`` batches: losses by name, the dataset, seconds spent waiting."""
         set_learning_rate(self.optimizer, learning_rate(self.share, self.train))
-        losses: dict[str, float] = {}
+        losses: dict[str, Tensor] = {}
         wait, served = 0.0, set[str]()
         for _ in range(self.train.accumulate):
             start = time.monotonic()
@@ -134,7 +136,7 @@ class Trainer:
         self._update(served)
         return losses, batch.dataset, wait
 
-    def _losses(self, terms: Mapping[str, Mapping[str, LossTerm]]) -> tuple[Tensor, dict[str, float]]:
+    def _losses(self, terms: Mapping[str, Mapping[str, LossTerm]]) -> tuple[Tensor, dict[str, Tensor]]:
         """One scalar to descend, and every part for the log; normalised by the labelled items of all ranks."""
         ranks = self.accelerator.num_processes
         by_task: dict[str, Tensor] = {}
@@ -146,8 +148,7 @@ class Trainer:
             by_task[task] = torch.stack([parts[f"{task}/{name}"] for name in items]).sum()
         total = self.balancer.combine(by_task)
         touched = sum(p.sum() for p in self._unserved(terms)) if ranks > 1 else 0.0
-        logged = {k: v.detach() for k, v in (by_task | parts).items()}
-        return total + 0.0 * touched, {k: float(v) for k, v in logged.items()}
+        return total + 0.0 * touched, {name: loss.detach() for name, loss in (by_task | parts).items()}
 
     def _unserved(self, served: Any) -> Iterator[torch.nn.Parameter]:
         for task in self.model.network.tasks:
@@ -165,7 +166,22 @@ class Trainer:
         if self.average:
             self.average.update(self.model.network)
 
-    def _report(self, losses: dict[str, float], dataset: str, elapsed: float, wait: float) -> None:
+    def _count(self, elapsed: float, wait: float) -> None:
+        """Books a step that took ``elapsed`` seconds, ``wait`` of them for data; ranks agree on time and stops."""
+        self.progress.step += 1
+        if self.accelerator.num_processes > 1:
+            shared = torch.tensor([elapsed, float(self.asked or 0)], device=self.accelerator.device)
+            elapsed, stopping = gather(shared[None]).amax(dim=0).tolist()  # type: ignore[union-attr]
+            self.stopping = int(stopping) or None
+        self.progress.seconds += elapsed
+        self.rates = [total + new for total, new in zip(self.rates, (1, elapsed, wait), strict=True)]
+
+    def _report(self, losses: Mapping[str, Tensor], dataset: str) -> None:
+        """Tells of every tenth step, and of the first; only then do losses leave the device."""
+        if self.progress.step % LOG_EVERY and self.progress.step > 1:
+            return
+        steps, elapsed, wait = self.rates
+        self.rates = [0.0, 0.0, 0.0]
         record = StepRecord(
             step=self.progress.step,
             steps=self.steps,
@@ -173,14 +189,14 @@ class Trainer:
             seconds=self.progress.seconds,
             dataset=dataset,
             lr=self.optimizer.param_groups[0]["lr"],
-            losses=losses,
-            images_per_second=self.train.batch / max(elapsed, 1e-9),
+            losses={name: float(loss) for name, loss in losses.items()},
+            images_per_second=steps * self.train.batch / max(elapsed, 1e-9),
             wait=wait / max(elapsed, 1e-9),
             memory_mb=_memory_mb(self.accelerator.device),
         )
-        self.monitor.step(record)
-        if self.accelerator.is_main_process and self.progress.step % LOG_EVERY == 0:
-            self.folder.log(asdict(record))
+        if self.accelerator.is_main_process:
+            self.monitor.step(record)
+            self.folder.log(record.line())
 
     def _due(self) -> bool:
         """Whether it is time to evaluate: at every ``evaluate_every`` of the run, and at its end."""
@@ -247,9 +263,11 @@ class Trainer:
         """Ctrl-C and SIGTERM finish the step and save; a second one stops at once."""
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if self.stopping is not None:
+            if self.asked is not None:
                 raise KeyboardInterrupt
-            self.stopping = number
+            self.asked = number
+            if self.accelerator.num_processes == 1:
+                self.stopping = number
             self.monitor.message("stopping after this step; press Ctrl-C again to stop at once without saving")
 
         if threading.current_thread() is not threading.main_thread():
@@ -286,14 +304,20 @@ def _flat(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _nested(
     tensors: Mapping[str, Tensor], groups: Mapping[str, Any], optimizer: torch.optim.Optimizer, source: str
 ) -> dict[str, Any]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split("/", 1)
-        state.setdefault(int(index), {})[name] = value
     mine = [len(g["params"]) for g in optimizer.param_groups]
     theirs = [len(g["params"]) for g in groups["groups"]]
     if mine != theirs:
         raise CheckpointError(
             f"'{source}' is a checkpoint of another configuration: optimizer groups {theirs}, not {mine}"
         )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split("/", 1)
+        state.setdefault(int(index), {})[name] = _laid_out(value, parameters[int(index)])
     return {"state": state, "param_groups": groups["groups"]}
+
+
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """A moment in the memory layout of its parameter: fused optimizers walk both by address, whatever their strides."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

@@ -61,7 +61,7 @@ LEVELS: Final[dict[str, Level]] = {
         fog=(0.38, 0.46), spot=(0.45, 0.52), clean=(0.5, 2.0), noisy=(12.0, 15.0), blur=0.04,
     ),
     "medium": Level(
-        name="medium", diameter=(20, 72), few=(1, 4), many=(6, 8), crowding=0.28, overlap=0.15, visible=0.60,
+        name="medium", diameter=(24, 100), few=(1, 4), many=(6, 8), crowding=0.28, overlap=0.15, visible=0.60,
         inside=0.65, clutter=(3, 9), fade=0.0, exposure=(0.86, 1.10), dark=(0.44, 0.56), tint=(0.6, 1.0),
         gradient=0.16, fog=(0.38, 0.52), spot=(0.40, 0.50), clean=(1.0, 4.0), noisy=(12.0, 17.0), blur=0.12,
     ),

@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import timm
 from torch import Tensor
 
-from unified.contracts.errors import ConfigError, suggestion
+from unified.contracts.errors import ConfigError
 from unified.contracts.protocols import Backbone
 from unified.contracts.structures import Features, FeatureSpec
 
 
 def _create(model: str, pretrained: bool, options: dict[str, Any]) -> Any:
     if model not in timm.list_models():
-        raise ConfigError(f"unknown timm model '{model}'" + suggestion(model, timm.list_models())[-60:])
+        near = difflib.get_close_matches(model, timm.list_models(), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else "; timm.list_models() lists them"
+        raise ConfigError(f"unknown timm model '{model}'{hint}")
     try:
         return timm.create_model(model, pretrained=pretrained, features_only=True, **options)
     except Exception as error:
