@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import unified  # noqa: F401, I001
-
 import pytest
 import torch
 from torchvision.ops import box_iou, complete_box_iou_loss
 
+import unified  # noqa: F401
 from unified.boxes import area_xyxy, clip_xyxy, complete_iou_xyxy, cxcywh_to_xyxy, iou_xyxy, xyxy_to_cxcywh
 
 

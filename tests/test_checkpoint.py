@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import unified  # noqa: F401, I001
-
 import errno
 import json
 import os
@@ -17,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import unified  # noqa: F401
 from unified import checkpoint as module
 from unified.checkpoint import Checkpoint, fit_state, load_checkpoint, save_checkpoint, write_bytes
 from unified.contracts.errors import CheckpointError

@@ -190,10 +190,10 @@ def at_import(tree: ast.Module) -> ast.Module:
     """Only what runs when a module is imported: no function bodies, nothing for type checkers."""
 
     class Pruner(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
             return None
 
-        def visit_If(self, node: ast.If) -> ast.AST | None:  # noqa: N802
+        def visit_If(self, node: ast.If) -> ast.AST | None:
             return None if "TYPE_CHECKING" in ast.unparse(node.test) else self.generic_visit(node)
 
     return Pruner().visit(tree)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import unified  # noqa: F401, I001
-
 import importlib.machinery
 import subprocess
 import sys
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import unified  # noqa: F401
 from unified import _torchvision
 from unified._torchvision import TorchvisionFinder, compiled_operators_load, greedy_nms, watch
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import unified  # noqa: F401, I001
-
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
+import unified  # noqa: F401
 from unified.contracts.config import LatentConfig, PartConfig, TaskConfig, TrainConfig
 from unified.contracts.document import load_model_config
 from unified.contracts.errors import ConfigError

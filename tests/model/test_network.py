@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import unified  # noqa: F401, I001
-
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,13 @@ import tiny
 import torch
 from torch import Tensor, nn
 
+import unified  # noqa: F401
 from unified.contracts.errors import ConfigError, UnifiedError
 from unified.model.backbones.csp import CSPBackbone, scaled_channels, scaled_depths
 from unified.model.build import create_model, list_models
 from unified.model.layers.spp import SPP
-from unified.model.network import UnifiedNetwork, as_input
 from unified.model.necks.pan import PANNeck
+from unified.model.network import UnifiedNetwork, as_input
 
 TIMM = "name: t\nbackbone: {name: timm, model: MODEL}\nneck: identity\nheads: {embed: {width: 16}}\n"
 

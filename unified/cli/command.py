@@ -21,6 +21,7 @@ from unified.contracts.errors import UnifiedError
 
 _ASSIGNMENT = re.compile(r"([a-z][a-z_-]*)=(.*)", re.DOTALL)
 _FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT}
+_FULL_OR_FORBIDDEN |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.", rich_help_panel="Screen")]
 Json = Annotated[

@@ -26,9 +26,13 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="train or val.")] = "val",
     tasks: Annotated[str | None, typer.Option(metavar="A,B", help="Only these tasks.")] = None,
-    size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Input side; the run's own if not given.")] = None,
-    batch: Annotated[int | None, typer.Option(metavar="N", help="Images a pass; the run's own if not given.")] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first images.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, metavar="PIXELS", help="Input side; the run's own if not given.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Images a pass; the run's own if not given.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first images.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

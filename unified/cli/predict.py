@@ -48,7 +48,6 @@ def predict(
     asked = {"tasks": split_names(tasks), "confidence": confidence, "size": size}
     options = {name: value for name, value in asked.items() if value is not None}
     model = unified.load(folder)
-    out.mkdir(parents=True, exist_ok=True)
     entries, failed = [], 0
     for path, target in targets.items():
         entry = _one(model, path, target, options, embeddings)
@@ -56,6 +55,7 @@ def predict(
         entries += [entry] if entry else []
         if entry and not as_json:
             print(f"{path}: {_sentence(entry)}")
+    out.mkdir(parents=True, exist_ok=True)
     (out / "predictions.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
     if as_json:
         print(json.dumps(entries))
@@ -126,6 +126,7 @@ def _one(model: Any, path: Path, target: Path, options: dict[str, Any], embeddin
         print(f"error: {path}: cannot be read as a picture: {reason}", file=sys.stderr)
         return None
     prediction = model.predict(image, **options)
+    target.parent.mkdir(parents=True, exist_ok=True)  # here, so that a wrong word leaves no empty folder
     draw(image, prediction).save(target, quality=92)
     return {"file": str(path), "drawn": str(target), **as_entry(prediction, embeddings)}
 

@@ -160,6 +160,7 @@ class TrainConfig(Config):
     lr_final: float = Field(default=0.01, ge=0, le=1)  # of lr, at the end of the cosine
     momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD's momentum, AdamW's beta1 (Muon's own is 0.95)
     weight_decay: float = Field(default=0.05, ge=0)
+    matrix_lr: float = Field(default=1.0, gt=0)  # times lr, for the weights whose steps Muon orthogonalises
     latent_lr: float = Field(default=1.0, gt=0)  # times lr, for every z
     warmup: float = Field(default=0.03, ge=0, lt=1)  # share of the run
     clip: float = Field(default=10.0, ge=0)  # gradient norm; 0 switches clipping off

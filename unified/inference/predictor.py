@@ -100,12 +100,11 @@ class UnifiedModel:
         """
         single = isinstance(source, str | Path | Image.Image | np.ndarray | Tensor)
         pictures: Sequence[Picture] = [source] if single else source  # type: ignore[list-item,assignment]
-        asked, side = self._asked(tasks), self._side(size)
+        asked, side = self._asked(tasks), self.network.check_size(self.size if size is None else size)
         found: list[Prediction] = []
         for start in range(0, len(pictures), batch_size):
-            found += self._pass(
-                pictures[start : start + batch_size], asked, side, {"confidence": confidence, **options}
-            )
+            some = pictures[start : start + batch_size]
+            found += map(_settled, self._pass(some, asked, side, {"confidence": confidence, **options}))
         return found[0] if single else found
 
     def encode(
@@ -148,13 +147,6 @@ class UnifiedModel:
                 raise ConfigError(f"this model has no task '{task}'{suggestion(task, self.tasks)}")
         return asked
 
-    def _side(self, size: int | None) -> int:
-        side, stride = size or self.size, max(self.network.neck.spec.strides)
-        if side % stride:
-            near = max(stride, round(side / stride) * stride)
-            raise ConfigError(f"size {side} is no multiple of the network's coarsest stride {stride}; try {near}")
-        return side
-
     @torch.inference_mode()
     def _pass(
         self, pictures: Sequence[Picture], tasks: Sequence[str], side: int, options: dict[str, Any]
@@ -164,7 +156,7 @@ class UnifiedModel:
         with self.hardware.autocast():
             outputs = self.network(images, tasks)
             predictions = predict_all(self.trained.tasks, outputs, (side, side), len(pictures), **options)
-        return [_settled(p.in_frame(frame)) for p, frame in zip(predictions, frames, strict=True)]
+        return [p.in_frame(frame) for p, frame in zip(predictions, frames, strict=True)]
 
     def _fit(self, pictures: Sequence[Picture], side: int) -> Iterator[tuple[Tensor, Frame]]:
         for picture in pictures:
@@ -172,7 +164,7 @@ class UnifiedModel:
 
 
 def _settled(prediction: Prediction) -> Prediction:
-    """The same prediction with its tensors as ordinary float32 on the CPU."""
+    """The same prediction with its tensors as ordinary float32 on the CPU: a copy made outside of inference mode."""
     moved: dict[str, Any] = {}
     for field in fields(prediction):
         value = getattr(prediction, field.name)

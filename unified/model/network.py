@@ -34,6 +34,18 @@ class UnifiedNetwork(nn.Module):
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.heads)
 
+    def check_size(self, side: int) -> int:
+        """The side of a square input in pixels, if it suits the strides.
+
+        Raises:
+            ConfigError: it is no positive multiple of the coarsest stride.
+        """
+        stride = max(self.neck.spec.strides)
+        if side < 1 or side % stride:
+            near = max(stride, round(side / stride) * stride)
+            raise ConfigError(f"size {side} is no multiple of the network's coarsest stride {stride}; try {near}")
+        return side
+
     def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Any]:
         """Runs the trunk once and then each task asked for (all by default).
 

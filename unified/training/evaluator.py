@@ -128,7 +128,7 @@ def evaluate_run(
             raise ConfigError(f"this model has no task '{name}'{suggestion(name, trained.tasks)}")
     config, base = load_data(data) if data else (trained.config.data, trained.base)
     settings = trained.config.train
-    side = size or settings.size
+    side = trained.network.check_size(settings.size if size is None else size)
     chosen = {name: trained.tasks[name] for name in asked}
     mixture = open_mixture(
         config,

@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the Newton-Schulz iteration (Jordan et al. 2024)
 
@@ -101,7 +102,7 @@ class Muon(torch.optim.Optimizer):
                     "exp_avg_sq": torch.zeros_like(p),
                 }
         states = [self.state[p] for p in parameters]
-        torch.optim.adamw.adamw(  # type: ignore[attr-defined]
+        adamw(
             parameters,
             [p.grad for p in parameters if p.grad is not None],
             [s["exp_avg"] for s in states],

@@ -43,9 +43,10 @@ def make_optimizer(model: JointModel, config: TrainConfig) -> torch.optim.Optimi
     """AdamW, SGD with Nesterov momentum, or Muon over :func:`parameter_groups`."""
     groups = parameter_groups(model, config)
     if config.optimizer == "muon":
-        return Muon(
-            [{**g, "matrix": g["name"] == "decay"} for g in groups], lr=config.lr, betas=(config.momentum, 0.99)
-        )
+        for group in groups:
+            group["matrix"] = group["name"] == "decay"
+            group["scale"] *= config.matrix_lr if group["matrix"] else 1.0
+        return Muon(groups, lr=config.lr, betas=(config.momentum, 0.99))
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.99), fused=True)

@@ -96,6 +96,7 @@ def train(
     splits = open_splits(config, base)
     accelerator, hardware = make_accelerator(config)
     parts = assemble(config.model, config.tasks, splits.train.vocabulary)
+    parts.network.check_size(config.train.size)
     balancer, schedule = _balancer(config), _schedule(config, splits.train, accelerator)
     folder = RunFolder.open(resume) if resume else _fresh_folder(out, config, accelerator)
     monitor = monitor if monitor and accelerator.is_main_process else Monitor()

@@ -188,7 +188,7 @@ class Trainer:
             epoch=self.progress.images / self.epoch_images,
             seconds=self.progress.seconds,
             dataset=dataset,
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=learning_rate(self.share, self.train),
             losses={name: float(loss) for name, loss in losses.items()},
             images_per_second=steps * self.train.batch / max(elapsed, 1e-9),
             wait=wait / max(elapsed, 1e-9),
