@@ -16,7 +16,7 @@ from unified import _torchvision
 # OpenMP threads that spin while they wait starve the loader and each other as soon as cores are shared: with one busy
 # neighbour on two cores a training step took six times as long. A short spin keeps the speed of a quiet machine and
 # loses little on a busy one. The runtime reads this when torch is first imported; a value already set is kept.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("GOMP_SPINCOUNT", "50000")
 
 _torchvision.watch()
 

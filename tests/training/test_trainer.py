@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -342,6 +343,12 @@ run.train(read_run_config(Path(sys.argv[1])), Path(sys.argv[2]), out=Path(sys.ar
 """
 
 
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("minutes", ["null", "0.03"])
 def test_two_ranks_train_one_network(place: Path, tmp_path: Path, minutes: str) -> None:
@@ -351,7 +358,7 @@ def test_two_ranks_train_one_network(place: Path, tmp_path: Path, minutes: str) 
     config, base = tiny.config(place, *QUIET, f"max_minutes={minutes}", "max_steps=12")
     (tmp_path / "config.yaml").write_text(dump_run_config(config))
     (tmp_path / "rank.py").write_text(RANK)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
     command += [str(tmp_path / name) for name in ("rank.py", "config.yaml")] + [str(base), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, cwd=tmp_path)

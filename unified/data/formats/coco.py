@@ -30,7 +30,10 @@ class CocoDataset(Source):
     """
 
     def __init__(self, name: str, config: DatasetConfig, split: Split, base: Path) -> None:
-        check_options(name, config, ())
+        check_options(name, config, ("limit",))
+        self.limit = config.options.get("limit")
+        if self.limit is not None and not (isinstance(self.limit, int) and self.limit > 0):
+            raise DataError(f"dataset '{name}': limit must be a number of images, 1 or more; got {self.limit!r}")
         self.name = name
         self.views = config.identity.image == "views"
         part = _part(name, config, split)
@@ -55,7 +58,7 @@ class CocoDataset(Source):
                 )
 
     def __len__(self) -> int:
-        return len(self.table.files)
+        return min(len(self.table.files), self.limit or len(self.table.files))
 
     def image_id(self, index: int) -> str:
         return self.table.image_ids[index]
