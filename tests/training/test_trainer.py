@@ -113,7 +113,7 @@ def test_whoever_watches_is_told_everything(whole: tuple[Path, Ear]) -> None:
     assert ear.messages == []
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_stopped_run_goes_on_to_the_same_weights(place: Path, whole: tuple[Path, Ear], optimizer: str) -> None:
     """fp32 on a CPU: bit for bit, the optimizer's moments and the moving average included.
 
