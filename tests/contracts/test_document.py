@@ -100,7 +100,7 @@ BAD_OVERRIDES = {
     "batch=true": "--set batch=true: train.batch: got true; expected a whole number",
     "batch='16'": "--set batch='16': train.batch: got '16'; expected a whole number",
     "optimizer=adam": (
-        "--set optimizer=adam: train.optimizer: got 'adam'; expected 'adamw' or 'sgd' (did you mean 'adamw'?)"
+        "--set optimizer=adam: train.optimizer: got 'adam'; expected 'adamw', 'sgd' or 'muon' (did you mean 'adamw'?)"
     ),
     "augment.mosaic=0": "--set augment.mosaic=0: unknown key 'augment.mosaic'; it must begin with ",
     "tasks.ppe.weight=2": "--set tasks.ppe.weight=2: this run has no task 'ppe'; known: det",

@@ -115,6 +115,15 @@ def test_validation_speaks_the_words_of_training(tmp_path: Path) -> None:
         opened(tmp_path, document(), val, split="val")
 
 
+def test_a_limit_keeps_the_first_images_and_all_words(tmp_path: Path) -> None:
+    whole, part = opened(tmp_path, document()), opened(tmp_path, document(), options={"limit": 2})
+    assert len(whole) == 3 and len(part) == 2
+    assert [part.image_id(i) for i in range(2)] == [whole.image_id(i) for i in range(2)]
+    assert part.vocabulary == whole.vocabulary
+    assert len(opened(tmp_path, document(), options={"limit": 99})) == 3
+    refused(tmp_path, document(), "limit", "1 or more", options={"limit": 0})
+
+
 def test_impossible_boxes_are_left_out_and_told_once(tmp_path: Path) -> None:
     bad = document()
     boxes = [

@@ -83,6 +83,11 @@ class RunFolder:
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
         write_bytes(self.path / "metrics.json", json.dumps(dict(metrics), indent=1, sort_keys=True).encode())
 
+    def read_metrics(self) -> dict[str, float]:
+        """Scores of the last evaluation; empty before the first."""
+        path = self.path / "metrics.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
     def save(self, step: int, checkpoint: Checkpoint, best: bool, keep_last: int = 1) -> Path:
         """Writes ``checkpoints/step-N``, moves the pointers, then removes what no pointer needs."""
         folder = self._unused(f"step-{step:08d}")

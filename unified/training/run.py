@@ -98,7 +98,6 @@ def train(
     parts = assemble(config.model, config.tasks, splits.train.vocabulary)
     parts.network.check_size(config.train.size)
     balancer, schedule = _balancer(config), _schedule(config, splits.train, accelerator)
-    _check_size(config.train.size, parts.network.neck.spec.strides)
     folder = RunFolder.open(resume) if resume else _fresh_folder(out, config, accelerator)
     monitor = monitor if monitor and accelerator.is_main_process else Monitor()
     trainer = Trainer(
@@ -127,12 +126,6 @@ def description(config: RunConfig, base: Path, mixture: Mixture) -> dict[str, An
     """What a checkpoint must say to be loaded on its own."""
     vocabulary = {name: list(words) for name, words in vars(mixture.vocabulary).items()}
     return {"config": config.model_dump(mode="json"), "base": str(base.resolve()), "vocabulary": vocabulary}
-
-
-def _check_size(size: int, strides: tuple[int, ...]) -> None:
-    if size % max(strides):
-        below = max(max(strides), size // max(strides) * max(strides))
-        raise ConfigError(f"size {size} is no multiple of the network's coarsest stride {max(strides)}; try {below}")
 
 
 class _Validation:
@@ -214,6 +207,7 @@ def _finish(trainer: Trainer, folder: RunFolder, monitor: Monitor) -> RunSummary
     if trainer.accelerator.is_main_process:
         report(folder, trainer.evaluation, trainer.tasks)
     progress = trainer.progress
-    summary = RunSummary(folder.path, trainer.evaluation.metrics, progress.step, progress.seconds, interrupted)
+    metrics = trainer.evaluation.metrics or folder.read_metrics()
+    summary = RunSummary(folder.path, metrics, progress.step, progress.seconds, interrupted)
     monitor.end(summary)
     return summary

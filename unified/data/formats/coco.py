@@ -26,7 +26,7 @@ class CocoDataset(Source):
     """One split of a dataset in COCO's format. All images of the file are kept, also those without annotations.
 
     The validation split speaks the training split's words, where the training file is at hand, so that indices agree;
-    values that only the validation file knows come after them.
+    values that only the validation file knows come after them. Option ``limit``: only so many images, the first ones.
     """
 
     def __init__(self, name: str, config: DatasetConfig, split: Split, base: Path) -> None:
