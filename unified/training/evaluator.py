@@ -60,7 +60,7 @@ def evaluate(
     tasks: Mapping[str, Task],
     batches: Iterable[Batch],
     hardware: Hardware,
-    show: int = 12,
+    show: int = 64,
 ) -> Evaluation:
     """Runs the network over validation batches and scores every task on the images that serve it."""
     start, result = time.monotonic(), Evaluation()
