@@ -61,14 +61,19 @@ def evaluate(
     batches: Iterable[Batch],
     hardware: Hardware,
     show: int = 64,
+    total: int = 0,
 ) -> Evaluation:
-    """Runs the network over validation batches and scores every task on the images that serve it."""
+    """Runs the network over validation batches and scores every task on the images that serve it.
+
+    ``show`` images, spread evenly over all ``total`` of them (or the first ones, where their number is not told), are
+    kept for the report.
+    """
     start, result = time.monotonic(), Evaluation()
     training = network.training
     network.eval()
     result.parts = {name: task.metric() for name, task in tasks.items()}
     for batch in batches:
-        _measure(network, tasks, batch, hardware, result, show)
+        _measure(network, tasks, batch, hardware, result, show, max(1, total // max(show, 1)))
     network.train(training)
     for name, metric in result.parts.items():
         result.metrics |= {f"{name}/{key}": value for key, value in metric.compute().items()}
@@ -84,6 +89,7 @@ def _measure(
     hardware: Hardware,
     result: Evaluation,
     show: int,
+    every: int,
 ) -> None:
     served = [name for name in tasks if name in batch.tasks]
     moved = batch.to(hardware.device)
@@ -93,7 +99,7 @@ def _measure(
     predictions = predict_all(tasks, outputs, size, len(batch), confidence=LOW_CONFIDENCE)
     for name in served:
         result.parts[name].update(outputs[name], predictions, moved)
-    for i in range(min(len(batch), show - len(result.shown))):
+    for i in range(-result.images % every, len(batch), every)[: show - len(result.shown)]:
         result.shown.append(Shown(batch.images[i], batch.annotations[i], batch.frames[i], predictions[i]))
     result.images += len(batch)
 

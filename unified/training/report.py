@@ -51,7 +51,7 @@ def report(folder: RunFolder, evaluation: Evaluation, tasks: Mapping[str, Task] 
             )
     shown = evaluation.shown
     if shown:
-        first = shown[:SHEET]
+        first = shown[:: -(-len(shown) // SHEET)][:SHEET]
         said, true = [confident(one.prediction) for one in first], [truth(one, tasks or {}) for one in first]
         drawn.append(prediction_sheet([pixels(one) for one in first], said, true, plots / "predictions.jpg"))
     examples = retrieval_examples(shown)

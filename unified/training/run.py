@@ -137,7 +137,7 @@ class _Validation:
     def __call__(self, network: Any) -> Evaluation:
         settings = self.config.train
         loader = EvalLoader(self.mixture, batch=2 * settings.batch, size=settings.size, workers=0)
-        return evaluate(network, dict(self.tasks.items()), loader, self.hardware)
+        return evaluate(network, dict(self.tasks.items()), loader, self.hardware, total=self.mixture.images)
 
 
 def _balancer(config: RunConfig) -> Balancer:
