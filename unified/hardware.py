@@ -72,9 +72,22 @@ def pick(device: str = "auto", precision: str = "auto") -> Hardware:
     return Hardware(chosen, pick_precision(precision, chosen))
 
 
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def leave_a_core() -> None:
+    """Computes on all cores but one, which feeds them; does nothing where OMP_NUM_THREADS says how many.
+
+    A fixed rule, not a measurement at start: another number of threads gives other bits.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cores() - 1))
+
+
 def pick_workers(workers: int | None) -> int:
     """Loader processes: as asked; else none on two cores, where a thread that works ahead is as fast, or one a core."""
     if workers is not None:
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if cores <= 2 else min(8, cores - 1)
+    return 0 if cores() <= 2 else min(8, cores() - 1)

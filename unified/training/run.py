@@ -23,7 +23,7 @@ from unified.contracts.structures import Batch
 from unified.data.loader import EvalLoader, TrainLoader
 from unified.data.mixing import Mixture, open_mixture
 from unified.data.schedule import CountingSchedule, make_schedule
-from unified.hardware import Hardware, pick, pick_workers
+from unified.hardware import Hardware, leave_a_core, pick, pick_workers
 from unified.model.build import assemble, task_class
 from unified.training.evaluator import Evaluation, evaluate
 from unified.training.folder import RunFolder
@@ -59,6 +59,8 @@ def planned_steps(config: RunConfig, images: int) -> int:
 def make_accelerator(config: RunConfig) -> tuple[Accelerator, Hardware]:
     """Devices and ranks by accelerate; precision by capability."""
     hardware = pick(config.train.device, config.train.precision)
+    if hardware.device.type == "cpu":
+        leave_a_core()
     AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)  # runs may follow one another
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(hardware.precision, hardware.precision),
