@@ -51,7 +51,8 @@ def report(folder: RunFolder, evaluation: Evaluation, tasks: Mapping[str, Task] 
             )
     shown = evaluation.shown
     if shown:
-        first = shown[:: -(-len(shown) // SHEET)][:SHEET]
+        count = min(SHEET, len(shown))
+        first = [shown[i * len(shown) // count] for i in range(count)]
         said, true = [confident(one.prediction) for one in first], [truth(one, tasks or {}) for one in first]
         drawn.append(prediction_sheet([pixels(one) for one in first], said, true, plots / "predictions.jpg"))
     examples = retrieval_examples(shown)
