@@ -54,10 +54,13 @@ class Trainer:
         model: network and tasks, on the CPU.
         config: the run's configuration.
         folder: where logs and checkpoints go.
+        accelerator, hardware: ranks and scaling; device, precision and memory layout.
         steps: optimizer steps of the whole run.
         epoch_images: images that make an epoch, for display.
+        balancer: makes one scalar of the tasks' losses.
         validate: ``validate(network) -> Evaluation``.
         describe: JSON that a checkpoint must carry to be loaded on its own (configuration, vocabulary).
+        monitor: told of steps and evaluations.
     """
 
     def __init__(
