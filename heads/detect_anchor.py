@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from unified.contracts.errors import ConfigError
-from unified.contracts.protocols import Head, Modulate
+from unified.contracts.protocols import Head, Modulate, Neighbours, Port
 from unified.contracts.structures import AnchorBoxOutput, Features, FeatureSpec
 from unified.model.layers.conv import Conv
 
@@ -36,7 +37,8 @@ class DetectAnchor(Head):
     """Anchor-based detection head of YOLOR (Wang et al. 2021, section 4): a level is one 3x3 and one 1x1 convolution.
 
     Sites: ``pre.{level}`` in front of the 1x1 convolution (where YOLOR adds z) and ``post.{level}`` behind it (where
-    YOLOR multiplies by z; channels run anchor by anchor: x, y, w, h, objectness, classes).
+    YOLOR multiplies by z; channels run anchor by anchor: x, y, w, h, objectness, classes). With ``clusters`` the
+    former are ``pre.{level}.a{i}`` (YOLOR's starred feature alignment).
 
     Args:
         spec: what the neck hands over.
@@ -44,6 +46,8 @@ class DetectAnchor(Head):
         anchors: for every level the (width, height) in pixels of its anchors, as many on each level; None: the
             published ones of the 640 family (3 levels) or the 1280 family (4 levels).
         hidden: False leaves out the 3x3 convolution that doubles the channels.
+        clusters: every anchor reads the features through a site of its own in front of its part of the last
+            convolution. The weights are the same as without.
         objects: objects an image of 640 pixels is expected to hold before any training; sets the objectness bias.
     """
 
@@ -56,6 +60,7 @@ class DetectAnchor(Head):
         *,
         anchors: Anchors | None = None,
         hidden: bool = True,
+        clusters: bool = False,
         objects: float = 8.0,
     ) -> None:
         super().__init__()
@@ -66,6 +71,7 @@ class DetectAnchor(Head):
                 f"({len(spec.levels)} levels, anchors a cell, 2)"
             )
         self.outputs, self.count = outputs, table.shape[1]
+        self.levels, self.clusters = spec.levels, clusters
         self.register_buffer("anchors_wh", table, persistent=False)
         widths = [2 * channels if hidden else channels for channels in spec.channels]
         rows = self.count * (5 + outputs)
@@ -78,7 +84,7 @@ class DetectAnchor(Head):
             for width, stride in zip(widths, spec.strides, strict=True)
         )
         self.sites: Mapping[str, int] = {
-            **{f"pre.{level}": width for level, width in zip(spec.levels, widths, strict=True)},
+            **{site: width for i, width in enumerate(widths) for site in self._pre(i)},
             **{f"post.{level}": rows for level in spec.levels},
         }
 
@@ -86,12 +92,49 @@ class DetectAnchor(Head):
         """Features of the levels the head was built for -> maps (B, A, H, W, 5 + K), finest level first."""
         maps = []
         for i, (level, x) in enumerate(features):
-            x = modulate(f"pre.{level}", self.hidden[i](x))
-            x = modulate(f"post.{level}", self.out[i](x))
+            x = self.hidden[i](x)
+            read = [modulate(site, x) for site in self._pre(i)]
+            x = modulate(f"post.{level}", self._last(i, read))
             batch, _, height, width = x.shape
             x = x.reshape(batch, self.count, 5 + self.outputs, height, width)
             maps.append(x.permute(0, 1, 3, 4, 2))  # (B, A, H, W, 5 + K)
         return AnchorBoxOutput(maps=tuple(maps), anchors_wh=self.anchors_wh, strides=features.strides)
+
+    def _pre(self, i: int) -> tuple[str, ...]:
+        """The sites in front of a level's last convolution: one, or one for each anchor."""
+        site = f"pre.{self.levels[i]}"
+        return tuple(f"{site}.a{anchor}" for anchor in range(self.count)) if self.clusters else (site,)
+
+    def _last(self, i: int, read: Sequence[Tensor]) -> Tensor:
+        """The last convolution of a level: (B, width, H, W) -> (B, A * (5 + K), H, W).
+
+        read: what it reads; several where every anchor reads its own, each x itself where no latent stands.
+        """
+        conv = self.out[i]
+        if all(one is read[0] for one in read):
+            return conv(read[0])  # type: ignore[no-any-return]
+        weights, biases = conv.weight.chunk(self.count), conv.bias.chunk(self.count)  # type: ignore[union-attr,operator]
+        return torch.cat([conv2d(*part) for part in zip(read, weights, biases, strict=True)], dim=1)
+
+    def neighbours(self, site: str) -> Neighbours:
+        place, _, where = site.partition(".")
+        level, _, anchor = where.partition(".a")
+        if level not in self.levels:
+            return Neighbours()
+        i = self.levels.index(level)
+        hidden, last = self.hidden[i], Port(self.out[i])
+        if place == "post":
+            return Neighbours(before=last)
+        if place == "pre":
+            rows = slice(int(anchor) * (5 + self.outputs), (int(anchor) + 1) * (5 + self.outputs)) if anchor else None
+            return Neighbours(after=(Port(self.out[i], rows=rows) if rows else last,))
+        if isinstance(hidden, Conv):
+            return Neighbours(after=(Port(hidden.conv, hidden.norm),))
+        return Neighbours(after=(last,), through=self._pre(i))
+
+    def roles(self, site: str) -> tuple[str, ...] | None:
+        """Behind the last convolution: ``x y w h obj`` and ``cls`` for every class, anchor by anchor."""
+        return self.count * ("x", "y", "w", "h", "obj", *("cls",) * self.outputs) if site.startswith("post.") else None
 
 
 def last_conv(width: int, count: int, classes: int, stride: int, objects: float) -> nn.Conv2d:

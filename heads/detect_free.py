@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unified.contracts.errors import ConfigError
-from unified.contracts.protocols import Head, Modulate
+from unified.contracts.protocols import Head, Modulate, Neighbours, Port
 from unified.contracts.structures import Features, FeatureSpec, PointBoxOutput
 from unified.model.layers.conv import Conv
 
@@ -69,7 +69,7 @@ class DetectFree(Head):
                 f"got outputs={outputs}, bins={bins}, reach={reach}"
             )
         width = width or max(16, min(spec.channels) // 2)
-        self.outputs, self.bins = outputs, bins
+        self.outputs, self.bins, self.levels = outputs, bins, spec.levels
         self.narrow = nn.ModuleList(Conv(channels, width, 1) for channels in spec.channels)
         sides = falling_logits(bins, reach).repeat(4)
         self.box = nn.ModuleList(Branch(width, depth, f"{level}.box", sides) for level in spec.levels)
@@ -104,6 +104,26 @@ class DetectFree(Head):
             strides=torch.cat(strides),
             bins=self.bins,
         )
+
+    def neighbours(self, site: str) -> Neighbours:
+        place, _, where = site.partition(".")
+        level, _, kind = where.partition(".")
+        if level not in self.levels:
+            return Neighbours()
+        i = self.levels.index(level)
+        if place == "align":
+            conv = self.narrow[i]
+            return Neighbours(after=(Port(conv.conv, conv.norm),))  # type: ignore[arg-type]
+        last = Port((self.box if kind == "box" else self.cls)[i].out)  # type: ignore[arg-type]
+        return Neighbours(after=(last,)) if place == "pre" else Neighbours(before=last)
+
+    def roles(self, site: str) -> tuple[str, ...] | None:
+        """Behind the last convolutions: the side a bin of ``post.{level}.box`` speaks of, ``cls`` for class logits."""
+        if not site.startswith("post."):
+            return None
+        if site.endswith(".box"):
+            return tuple(side for side in ("left", "top", "right", "bottom") for _ in range(self.bins))
+        return ("cls",) * self.outputs
 
 
 def grid_points(x: Tensor, stride: int) -> Tensor:

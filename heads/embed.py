@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unified.contracts.protocols import Head, Modulate
+from unified.contracts.protocols import Head, Modulate, Neighbours, Port
 from unified.contracts.structures import EmbeddingOutput, Features, FeatureSpec
 from unified.model.layers.conv import Conv
 
@@ -37,6 +37,7 @@ class EmbedHead(Head):
         super().__init__()
         self.finest = min(range(len(spec.strides)), key=lambda level: spec.strides[level])
         self.stride = spec.strides[self.finest]
+        self.levels = spec.levels
         self.sites = {"pre.map": width, "post.map": outputs, "pre.image": 2 * width, "post.image": outputs}
         self.reduce = nn.ModuleList(Conv(channels, width, act=False) for channels in spec.channels)
         self.fuse = Conv(width, width, kernel=3)
@@ -54,6 +55,16 @@ class EmbedHead(Head):
             map=modulate("post.map", self.to_map(modulate("pre.map", fused))),
             stride=self.stride,
         )
+
+    def neighbours(self, site: str) -> Neighbours:
+        kind, _, name = site.partition(".")
+        if kind == "align" and name in self.levels:
+            conv = self.reduce[self.levels.index(name)]
+            return Neighbours(after=(Port(conv.conv, conv.norm),))  # type: ignore[arg-type]
+        last = {"map": self.to_map, "image": self.to_image}.get(name)
+        if last is None:
+            return Neighbours()
+        return Neighbours(after=(Port(last),)) if kind == "pre" else Neighbours(before=Port(last))
 
     def _sum_levels(self, maps: tuple[Tensor, ...]) -> Tensor:
         """Every level at the finest one's size: (B, width, H, W)."""

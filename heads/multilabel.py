@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unified.contracts.errors import ConfigError, suggestion
-from unified.contracts.protocols import Head, Modulate
+from unified.contracts.protocols import Head, Modulate, Neighbours, Port
 from unified.contracts.structures import Features, FeatureSpec, TagOutput
 from unified.model.layers.conv import Conv
 
@@ -54,6 +54,7 @@ class MultilabelHead(Head):
             raise ConfigError(f"multilabel head: unknown pooling '{pooling}'{suggestion(pooling, POOLINGS)}")
         if not 0 < prior < 1:
             raise ConfigError(f"multilabel head: prior must lie between 0 and 1, got {prior}")
+        self.levels = spec.levels
         self.sites = {**{f"pre.{level}": width for level in spec.levels}, "post.tags": outputs}
         self.reduce = nn.ModuleList(Conv(channels, width) for channels in spec.channels)
         self.evidence = nn.ModuleList(_evidence(width, outputs) for _ in spec.levels)
@@ -65,6 +66,18 @@ class MultilabelHead(Head):
         for (level, x), reduce, evidence, pool in zip(features, self.reduce, self.evidence, self.pools, strict=True):
             logits = logits + pool(evidence(modulate(f"pre.{level}", reduce(x))))
         return TagOutput(logits=modulate("post.tags", logits))
+
+    def neighbours(self, site: str) -> Neighbours:
+        """Behind the pools of ``post.tags`` stands only a bias: it takes what is added, nothing that multiplies."""
+        if site == "post.tags":
+            return Neighbours(bias=self.bias)
+        kind, _, level = site.partition(".")
+        if level not in self.levels or kind not in ("align", "pre"):
+            return Neighbours()
+        i = self.levels.index(level)
+        conv = self.reduce[i]
+        port = Port(conv.conv, conv.norm) if kind == "align" else Port(self.evidence[i])  # type: ignore[arg-type]
+        return Neighbours(after=(port,))
 
 
 def _evidence(width: int, outputs: int) -> nn.Conv2d:

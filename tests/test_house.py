@@ -30,6 +30,7 @@ FLOORS = {  # longest prefix counts; a room may look at its own floor and at tho
     "unified.trained": 4,
     "unified.training": 5,
     "unified.inference": 5,
+    "unified.official": 5,
     "unified.cli": 6,
 }
 NEIGHBOURS = (("unified.data", "unified.model"), ("unified.model", "unified.data"))  # one floor, separate rooms
@@ -287,8 +288,15 @@ def test_every_recipe_loads(name: str) -> None:
     assert config.train.batch >= 1
 
 
+@pytest.mark.parametrize("name", document.list_configs("latents"))
+def test_every_latent_block_loads(name: str) -> None:
+    rules = document.load_model_config("unified-n", latents=name).latents
+    assert bool(rules) == (name != "none")
+
+
 def test_every_yaml_file_has_been_read_by_these_tests() -> None:
-    names = {f"{kind}/{name}" for kind in ("models", "data", "train") for name in document.list_configs(kind)}
+    kinds = ("models", "data", "train", "latents")
+    names = {f"{kind}/{name}" for kind in kinds for name in document.list_configs(kind)}
     assert {f"{p.parent.name}/{p.stem}" for p in (ROOT / "configs").rglob("*.y*ml")} == names
 
 
@@ -301,7 +309,7 @@ def test_the_door_is_light() -> None:
 
 
 def test_what_the_door_promises_is_there() -> None:
-    names = ("load", "UnifiedModel", "create_model", "list_models", "Prediction", "UnifiedError")
+    names = ("load", "import_yolor", "UnifiedModel", "create_model", "list_models", "Prediction", "UnifiedError")
     assert [name for name in names if not callable(getattr(unified, name))] == []
     assert set(names) <= set(dir(unified))
     with pytest.raises(AttributeError, match="no attribute 'lode'"):

@@ -32,6 +32,8 @@ _DOOR = {
     "UnifiedModel": "unified.inference.predictor",
     "create_model": "unified.model.build",
     "list_models": "unified.model.build",
+    "fold": "unified.model.latents.fold",
+    "import_yolor": "unified.official.importer",
     "Prediction": "unified.contracts.structures",
     "UnifiedError": "unified.contracts.errors",
 }
@@ -40,6 +42,8 @@ _REGISTRIES = {
     "register_task": "tasks",
     "register_backbone": "backbones",
     "register_neck": "necks",
+    "register_latent": "latents",
+    "register_operator": "operators",
     "register_dataset": "datasets",
     "register_balancer": "balancers",
 }
@@ -51,6 +55,8 @@ if TYPE_CHECKING:
     from unified.inference.predictor import load as load
     from unified.model.build import create_model as create_model
     from unified.model.build import list_models as list_models
+    from unified.model.latents.fold import fold as fold
+    from unified.official.importer import import_yolor as import_yolor
 
 
 def __getattr__(name: str) -> Any:

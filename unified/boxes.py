@@ -34,6 +34,18 @@ def iou_xyxy(a: Tensor, b: Tensor) -> Tensor:
     return overlap / (area_xyxy(a) + area_xyxy(b) - overlap).clamp(min=1e-9)
 
 
+def generalized_iou_xyxy(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU of boxes that broadcast against each other, (..., 4), (..., 4) -> (...), in (-1, 1].
+
+    IoU less the share of the enclosing box that neither fills (Rezatofighi et al. 2019, algorithm 1).
+    """
+    sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    overlap = sides.clamp(min=0).prod(dim=-1)
+    union = area_xyxy(a) + area_xyxy(b) - overlap
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(dim=-1)
+    return overlap / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)
+
+
 def complete_iou_xyxy(a: Tensor, b: Tensor) -> Tensor:
     """CIoU of boxes that broadcast against each other, (..., 4), (..., 4) -> (...), in (-2, 1].
 

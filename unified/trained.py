@@ -43,6 +43,16 @@ def checkpoint_folder(path: Path) -> Path:
     raise CheckpointError(f"'{path}' {what}; give the folder of a run, such as runs/unified-n-...")
 
 
+def trained_config(path: Path) -> RunConfig:
+    """What a run or a model was trained as, without reading its weights.
+
+    Raises:
+        CheckpointError: missing, damaged, or not saying what it holds.
+    """
+    folder = checkpoint_folder(path)
+    return _described(load_checkpoint(folder, parts=()), folder)[0]
+
+
 def load_trained(path: Path) -> Trained:
     """Reads the averaged weights of a run's best checkpoint, or of a checkpoint's folder.
 
@@ -52,7 +62,7 @@ def load_trained(path: Path) -> Trained:
     folder = checkpoint_folder(path)
     checkpoint = load_checkpoint(folder, parts=("ema",))
     config, vocabulary = _described(checkpoint, folder)
-    parts = assemble(config.model, config.tasks, vocabulary)
+    parts = assemble(config.model, config.tasks, vocabulary, fetch=False)
     fit_state(parts.network, checkpoint.tensors["ema"], str(folder))
     tasks = {name: parts.task(name).eval() for name in config.tasks}
     return Trained(parts.network.eval(), tasks, vocabulary, config, Path(checkpoint.state["base"]), folder)

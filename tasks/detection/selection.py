@@ -16,7 +16,7 @@ class Selection:
 
     Args:
         confidence: the least score shown.
-        nms_iou: a box that overlaps a better one of its class by more than this is a repeat.
+        nms_iou: a box that overlaps a better one of its class by more than this is a repeat; 1 or more lets all pass.
         max_boxes: boxes an image may show.
         candidates: best-scored boxes of an image that enter the suppression.
         multi_label: True lets one point answer with several classes; False takes its best one.
@@ -52,6 +52,8 @@ class Selection:
     def _suppress(self, boxes_xyxy: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         confident = int((scores >= self.confidence).sum())  # sorted, so these are the first ones
         boxes_xyxy, scores, labels = boxes_xyxy[:confident], scores[:confident], labels[:confident]
+        if self.nms_iou >= 1:
+            return boxes_xyxy[: self.max_boxes], scores[: self.max_boxes], labels[: self.max_boxes]
         keep = batched_nms(boxes_xyxy, scores, labels, self.nms_iou)[: self.max_boxes]
         return boxes_xyxy[keep], scores[keep], labels[keep]
 

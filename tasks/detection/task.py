@@ -9,21 +9,32 @@ from typing import Any, ClassVar
 
 from unified.contracts.errors import ConfigError
 from unified.contracts.protocols import Labels, Task
-from unified.contracts.structures import AnchorBoxOutput, Batch, LossTerm, PointBoxOutput, Prediction, Vocabulary
+from unified.contracts.structures import (
+    AnchorBoxOutput,
+    Batch,
+    LossTerm,
+    PointBoxOutput,
+    Prediction,
+    QueryBoxOutput,
+    Vocabulary,
+)
 
 from .aligned import AlignedAssigner
 from .anchor_loss import AnchorCriterion
+from .matching import HungarianMatcher
 from .metric import DetectionMetric
 from .point_loss import PointCriterion
 from .ratio import RatioAssigner
 from .selection import Selection
+from .set_loss import SetCriterion
 from .targets import BoxTargets
 
 
 class DetectionTask(Task):
     """Finds the boxes of the vocabulary's classes.
 
-    The head's output says by its ``criterion`` which losses train it: ``points`` (anchor-free) or ``anchors``.
+    The head's output says by its ``criterion`` which losses train it: ``points`` (anchor-free), ``anchors`` or
+    ``queries``.
 
     Args:
         name: the task's name in the run; it indexes ``Annotations.states``.
@@ -34,6 +45,8 @@ class DetectionTask(Task):
             class weight is for 80 classes and is scaled with their number).
         anchor_ratio: an anchor learns boxes whose sides differ from its own by a factor below this.
         anchor_balance: weights of the levels' objectness, finest first; further levels take the last one.
+        query_class_gain, query_l1_gain, query_giou_gain: weights of the set losses, and costs of the matching before
+            them (Carion et al. 2020, DETR, section 3.1; values of Zhu et al. 2021, Deformable DETR).
         confidence, nms_iou, max_boxes, candidates, multi_label: what is shown, see :class:`Selection`; each can be
             given to :meth:`predict` as well.
     """
@@ -59,6 +72,9 @@ class DetectionTask(Task):
         anchor_object_gain: float = 1.0,
         anchor_ratio: float = 4.0,
         anchor_balance: Sequence[float] = (4.0, 1.0, 0.4, 0.1),
+        query_class_gain: float = 2.0,
+        query_l1_gain: float = 5.0,
+        query_giou_gain: float = 2.0,
         confidence: float = 0.05,
         nms_iou: float = 0.65,
         max_boxes: int = 300,
@@ -81,6 +97,12 @@ class DetectionTask(Task):
                 anchor_object_gain,
                 tuple(anchor_balance),
             ),
+            QueryBoxOutput.criterion: SetCriterion(
+                HungarianMatcher(query_class_gain, query_l1_gain, query_giou_gain),
+                query_class_gain,
+                query_l1_gain,
+                query_giou_gain,
+            ),
         }
 
     def loss(self, output: Any, batch: Batch) -> Mapping[str, LossTerm]:
@@ -98,9 +120,14 @@ class DetectionTask(Task):
         return criterion(output, BoxTargets.of(batch, self.name, self.outputs))
 
     def predict(self, output: Any, predictions: Sequence[Prediction], **options: Any) -> list[Prediction]:
-        """Adds boxes in input pixels, best first, float32 on the CPU. ``options``: fields of :class:`Selection`."""
+        """Adds boxes in input pixels, best first, float32 on the CPU. ``options``: fields of :class:`Selection`.
+
+        Where the output says that it answers an object once (``single``), repeats are suppressed only on request.
+        """
         known = {field.name for field in fields(Selection)}
-        select = replace(self.selection, **{k: v for k, v in options.items() if k in known and v is not None})
+        own = {"nms_iou": 1.0} if getattr(output, "single", False) else {}
+        given = {k: v for k, v in options.items() if k in known and v is not None}
+        select = replace(self.selection, **{**own, **given})
         shown = select(*output.decode())
         return [
             replace(p, boxes_xyxy=boxes, scores=scores, labels=labels, box_names=self.vocabulary.boxes)

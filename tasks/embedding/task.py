@@ -53,6 +53,7 @@ class EmbeddingTask(Task):
     provides: ClassVar[tuple[str, ...]] = ("embedding", "box_embeddings")
     uses: ClassVar[tuple[str, ...]] = ("boxes_xyxy",)
     primary: ClassVar[str] = "R@1"
+    breaks: ClassVar[frozenset[str]] = frozenset({"mosaic", "mixup", "copy_paste"})  # several scenes are nobody's
 
     def __init__(
         self,

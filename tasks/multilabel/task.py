@@ -36,6 +36,7 @@ class MultilabelTask(Task):
     default_head: ClassVar[str] = "multilabel"
     provides: ClassVar[tuple[str, ...]] = ("tag_scores",)
     primary: ClassVar[str] = "mAP"
+    breaks: ClassVar[frozenset[str]] = frozenset({"mosaic", "mixup", "copy_paste"})
 
     def __init__(
         self,

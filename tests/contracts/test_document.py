@@ -46,17 +46,18 @@ def refused(action: Callable[[], Any]) -> str:
 # file text -> the whole first line of the error
 BAD_DATA = {
     "datasets:\n  fod:\n    path: x\n\n    labeled: {det: all}\n": (
-        "bad.yaml:5: unknown key 'labeled' in datasets.fod; known: format, identity, labelled, options, path, tags, "
-        "train, val (did you mean 'labelled'?)"
+        "bad.yaml:5: unknown key 'labeled' in datasets.fod; known: aliases, breaks, format, identity, keeps, labelled, "
+        "options, path, sampler, tags, train, val (did you mean 'labelled'?)"
     ),
     "path: x\nlabeled: {det: all}\n": (
-        "bad.yaml:2: unknown key 'labeled'; known: datasets, format, identity, labelled, options, path, recipe, "
-        "schedule, tags, train, val (did you mean 'labelled'?)"
+        "bad.yaml:2: unknown key 'labeled'; known: aliases, breaks, datasets, format, identity, keeps, labelled, "
+        "options, path, recipe, sampler, schedule, tags, train, val (did you mean 'labelled'?)"
     ),
     "path: 3\n": "bad.yaml:1: path: got 3; expected a text",
     "path: x\npath: y\n": "bad.yaml:2: key 'path' stands twice (first in line 1); remove one",
     "train:\n  image: x\n": (
-        "bad.yaml:2: unknown key 'image' in train; known: annotations, images (did you mean 'images'?)"
+        "bad.yaml:2: unknown key 'image' in train; known: annotations, captions, images, keypoints, labels, panoptic, "
+        "panoptic_images (did you mean 'images'?)"
     ),
     "train: [x]\n": "bad.yaml:1: train: got a list of 1; expected a mapping",
     "labelled:\n  det: al\n": (
@@ -140,7 +141,7 @@ def test_a_bad_task_is_refused(tasks: list[str], line: str) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ({"model": "unifed-n"}, "unknown model 'unifed-n'; known: unified-n, unified-s (did you mean 'unified-n'?)"),
+        ({"model": "unifed-n"}, "unknown model 'unifed-n'; known: unified-l, unified-m, unified-n, unified-s, "),
         ({"recipe": "defalt"}, "unknown recipe 'defalt'; known: "),
         ({"data": "no/where.yaml"}, "data file 'no/where.yaml' does not exist (looked from "),
     ],
@@ -149,11 +150,12 @@ def test_an_unknown_file_is_refused(words: dict[str, str], line: str) -> None:
     assert refused(lambda: load(**words)).startswith(line)
 
 
-def test_a_folder_or_annotation_file_is_answered_with_a_data_file_that_works(place: Path) -> None:
+def test_a_folder_of_no_known_format_is_answered_with_a_data_file_that_works(place: Path) -> None:
+    (place / "instances.json").write_text("[]")
     for given in (place, place / "instances.json"):
         first, _, example = refused(lambda given=given: load(data=str(given))).partition("\n")
         assert str(given) in first
-        assert len(example.splitlines()) == 6
+        assert len(example.splitlines()) == 7
         (place / "mine.yaml").write_text(example)
         assert load(data="mine.yaml").data.datasets["mine"].labelled == {"det": "all"}
 

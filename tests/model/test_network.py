@@ -27,7 +27,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> UnifiedNetwork:
     torch.manual_seed(0)
     network = create_model(tiny.write_model(tmp_path_factory.mktemp("model"))).eval()
     for latent in network.bank.entries():
-        nn.init.normal_(latent.latent.z, latent.operator.identity, 0.3)
+        latent.latent.z.data += 0.3 * torch.randn_like(latent.latent.z)
     return network
 
 
@@ -98,8 +98,8 @@ def test_nano_is_nano_and_small_is_a_few_times_that() -> None:
 
 
 def test_one_rule_gives_channels_and_depths() -> None:
-    assert scaled_channels(0.25, 3) == (16, 32, 64, 96, 128)
-    assert scaled_channels(1.0, 4) == (64, 128, 256, 384, 512, 640)
+    assert scaled_channels(0.25, 3) == (16, 32, 64, 96, 160)
+    assert scaled_channels(1.0, 4) == (64, 128, 256, 384, 640, 768)
     assert scaled_depths(0.33, 3) == (1, 2, 2, 1)
     assert scaled_depths(1.0, 4) == (3, 6, 6, 3, 3)
 
@@ -195,18 +195,21 @@ def test_nothing_is_fetched_unless_asked(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("backbone: cspp", "unknown backbone 'cspp'; known: csp, timm (did you mean 'csp'?)"),
-        ("neck: pann", "unknown neck 'pann'; known: identity, pan (did you mean 'pan'?)"),
+        ("backbone: cspp", "unknown backbone 'cspp'; known: csp, timm, yolor (did you mean 'csp'?)"),
+        ("neck: pann", "unknown neck 'pann'; known: identity, pan, yolor (did you mean 'pan'?)"),
         (
             "backbone: {name: csp, widht: 1}",
-            "unknown option 'widht' of backbone 'csp'; known: channels, depth, depths, ",
+            "unknown option 'widht' of backbone 'csp'; known: attention, channels, depth, ",
         ),
-        ("neck: {name: pan, spec: 1}", "unknown option 'spec' of neck 'pan'; known: channels, depth"),
+        ("neck: {name: pan, spec: 1}", "unknown option 'spec' of neck 'pan'; known: attention, channels, depth"),
         ("heads: {embed: {widht: 8}}", "unknown option 'widht' of head 'embed'; known: width (did you mean 'width'?)"),
         ("backbone: timm:resnet18x", "unknown timm model 'resnet18x'"),
         ("backbone: timm", "option 'model' of backbone 'timm' is missing"),
-        ("latents: [{site: 'align.*', operator: ad}]", "unknown operator 'ad'; known: add, concat, mul"),
-        ("latents: [{site: 'align.*', latent: vektor}]", "unknown latent 'vektor'; known: vector"),
+        (
+            "latents: [{site: 'align.*', operator: ad}]",
+            "unknown operator 'ad'; known: add, affine, concat, mul, select",
+        ),
+        ("latents: [{site: 'align.*', latent: vektor}]", "unknown latent 'vektor'; known: factorized, neural, vector"),
         ("latents: [{site: 'align.*', latent: {name: vector, sdt: 1}}]", "unknown option 'sdt' of latent 'vector'"),
     ],
 )
@@ -230,8 +233,10 @@ def test_a_timm_model_without_the_strides_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_models_tasks_and_heads_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"unknown model 'unified-m'; known: unified-n, unified-s \(did you mean"):
-        create_model("unified-m")
+    with pytest.raises(
+        ConfigError, match=r"unknown model 'unified-x'; known: unified-l, unified-m, .*\(did you mean 'unified-"
+    ):
+        create_model("unified-x")
     with pytest.raises(UnifiedError, match=r"unknown task 'dett'.*did you mean 'det'"):
         create_model(tasks=("dett",))
 

@@ -78,7 +78,9 @@ def test_a_strangers_head_trains_and_predicts(place: Path) -> None:
 def test_without_the_package_its_name_is_unknown(place: Path) -> None:
     done = call(place, *training(place, "my_head", "absent"), plugin=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: unknown head 'my_head'; known: detect_anchor, detect_free, embed, multilabel")
+    assert done.stderr.startswith(
+        "error: unknown head 'my_head'; known: detect_anchor, detect_free, detr, embed, multilabel"
+    )
     assert len(done.stderr.splitlines()) == 1
     assert not (place / "absent").exists()
 

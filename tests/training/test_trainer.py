@@ -23,12 +23,12 @@ from unified.contracts.structures import Batch, LossTerm
 from unified.data.loader import EvalLoader
 from unified.model.build import assemble
 from unified.training.balance import FixedWeights, normalised
+from unified.training.course import Course
 from unified.training.ema import MovingAverage
 from unified.training.evaluator import Evaluation
 from unified.training.folder import RunFolder
 from unified.training.joint import JointModel
 from unified.training.monitor import EvaluationRecord, Monitor, Plan, RunSummary, StepRecord
-from unified.training.optimizer import learning_rate
 from unified.training.run import make_accelerator, open_splits, planned_steps, train
 from unified.training.trainer import Trainer
 
@@ -199,8 +199,7 @@ class Bench:
             RunFolder(place / out),
             accelerator,
             hardware,
-            steps=planned_steps(config, splits.train.images),
-            epoch_images=splits.train.images,
+            course=Course(config.train, splits.train.images),
             balancer=FixedWeights({}),
             validate=lambda network: Evaluation(),
             describe={},
@@ -243,7 +242,7 @@ def part(batch: Batch, rows: slice) -> Batch:
 
 def test_two_half_batches_step_as_one_whole(place: Path) -> None:
     """Exact where each image counts the same and batch norms stand still."""
-    settings = ("optimizer=sgd", "momentum=0", "clip=0", "warmup=0", "weight_decay=0", "lr=1")
+    settings = ("optimizer=sgd", "train.momentum=0", "clip=0", "warmup=0", "weight_decay=0", "lr=1")
     found = []
     for out, count in (("acc1", 1), ("acc2", 2)):
         bench = Bench(place, out, *settings, f"accumulate={count}", tasks=("cls",))
@@ -301,9 +300,10 @@ def test_the_average_by_hand() -> None:
 )
 def test_the_learning_rate_by_hand(share: float, rate: float) -> None:
     config = TrainConfig(lr=2.0, lr_final=0.2, warmup=0.1)
-    assert learning_rate(share, config) == pytest.approx(rate, rel=1e-5)
+    course = Course(config, images=1000)
+    assert course.at(share * course.passes).lr == pytest.approx(rate, rel=1e-5)
     if not share:
-        assert learning_rate(0.0, TrainConfig(lr=2.0, warmup=0)) == 2.0
+        assert Course(TrainConfig(lr=2.0, warmup=0), images=1000).at(0).lr == 2.0
 
 
 def test_a_loss_is_a_mean_over_what_was_labelled() -> None:

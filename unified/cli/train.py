@@ -16,7 +16,7 @@ from unified.cli.command import Debug, Json, make_app, run, split_names
 from unified.contracts.errors import ConfigError
 
 if TYPE_CHECKING:
-    from unified.contracts.config import RunConfig
+    from unified.contracts.config import ModelConfig, RunConfig
     from unified.training.monitor import Monitor, RunSummary
 
 MODEL, DATA, TASKS = "unified-n", "shapes", "det,cls,emb"
@@ -43,6 +43,14 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME|FILE", help=f"Model file (YAML); {MODEL} if not given.", rich_help_panel=_WHAT),
+    ] = None,
+    latents: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|RULES",
+            help="Which z stands where, such as yolor or 'align.*=mul pre.*=add:neural'; the model's if not given.",
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -74,6 +82,12 @@ def train(
         Path | None,
         typer.Option(metavar="FOLDER", help="A new folder; runs/MODEL-DATE if not given.", rich_help_panel=_RUN),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="DIR", help="Begin with the weights of a run or model that fit.", rich_help_panel=_WHAT
+        ),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.", rich_help_panel=_RUN)
     ] = None,
@@ -86,6 +100,14 @@ def train(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Of weights, order and augmentation.", rich_help_panel=_RUN)
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would happen, step by step; train nothing.", rich_help_panel=_RUN),
+    ] = False,
+    no_lint: Annotated[
+        bool,
+        typer.Option("--no-lint", help="Train on data that unified-lint refuses.", rich_help_panel=_RUN),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.", rich_help_panel=_SCREEN)] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -96,6 +118,7 @@ def train(
     Options may also be written as settings: [bold]size=320[/bold].
     """
     options = {
+        "model.latents": latents,
         "train.size": size,
         "train.batch": batch,
         "train.epochs": epochs,
@@ -107,9 +130,16 @@ def train(
         "train.seed": seed,
     }
     words = {"--tasks": tasks, "--data": data, "--model": model, "--recipe": recipe}
+    if start:
+        words["--from"] = str(start)
     overrides = [*(settings or []), *(set_ or [])]
     config, base = _resumed(resume, words, options, overrides) if resume else _fresh(words, options, overrides)
-    summary = _train(config, base, out, resume, _monitor(quiet))
+    if not (resume or no_lint):
+        _lint(config, base, data or DATA, quiet)
+    if dry_run:
+        _show(config, base, quiet, as_json, out=out, resume=resume, start=start)
+        return
+    summary = _train(config, base, out, resume, _monitor(quiet), start)
     if as_json:
         print(json.dumps(_as_json(summary)))
     if summary.interrupted:
@@ -122,12 +152,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _fresh(words: dict[str, str | None], options: dict[str, Any], overrides: Sequence[str]) -> tuple[RunConfig, Path]:
+    """A new run; one that begins with a model's weights is of its network and tasks, unless others are named."""
     from unified.contracts.document import load_run_config
 
+    model: str | ModelConfig = words["--model"] or MODEL
+    tasks = words["--tasks"] or TASKS
+    if start := words.get("--from"):
+        from unified.trained import trained_config
+
+        begun = trained_config(Path(start))
+        model = words["--model"] or begun.model
+        tasks = words["--tasks"] or ",".join(f"{name}:{task.task}" for name, task in begun.tasks.items())
     return load_run_config(
-        model=words["--model"] or MODEL,
+        model=model,
         data=words["--data"] or DATA,
-        tasks=split_names(words["--tasks"] or TASKS) or (),
+        tasks=split_names(tasks) or (),
         recipe=words["--recipe"],
         overrides=overrides,
         options=options,
@@ -153,6 +192,17 @@ def _resumed(
     return config.model_copy(update={"train": config.train.model_copy(update=given)}), folder.resolve()
 
 
+def _lint(config: RunConfig, base: Path, data: str, quiet: bool) -> None:
+    """Refuses data that training would have to guess about, and says how many warnings there are."""
+    from unified.data.lint.linter import refuse_faults
+
+    kinds = {name: task.task for name, task in config.tasks.items()}
+    warnings = refuse_faults(config.data, base, data, kinds)
+    if warnings and not quiet:
+        more = f" (and {len(warnings) - 1} more; unified-lint {data} shows them)" if len(warnings) > 1 else ""
+        print(f"note: {warnings[0]}{more}", file=sys.stderr)
+
+
 def _monitor(quiet: bool) -> Monitor:
     from unified.cli.display import Display
     from unified.training.monitor import Monitor
@@ -160,14 +210,28 @@ def _monitor(quiet: bool) -> Monitor:
     return Monitor() if quiet else Display()
 
 
-def _train(config: RunConfig, base: Path, out: Path | None, resume: Path | None, monitor: Monitor) -> RunSummary:
+def _train(
+    config: RunConfig, base: Path, out: Path | None, resume: Path | None, monitor: Monitor, start: Path | None = None
+) -> RunSummary:
     try:
         from unified.training.run import train
 
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        return train(config, base, out=out, resume=resume, monitor=monitor, command=command)
+        return train(config, base, out=out, resume=resume, monitor=monitor, command=command, start=start)
     finally:
         monitor.close()
+
+
+def _show(config: RunConfig, base: Path, quiet: bool, as_json: bool, **folders: Path | None) -> None:
+    """The dry run; ``quiet`` leaves errors and the exit code."""
+    from unified.cli import preview as screen
+    from unified.training.preview import preview
+
+    found = preview(config, base, **folders)
+    if as_json:
+        print(json.dumps(screen.as_json(found)))
+    elif not quiet:
+        screen.show(found)
 
 
 def _as_json(summary: RunSummary) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -47,10 +48,18 @@ class PartConfig(Config):
 class LatentConfig(Config):
     """Where implicit latents stand: every site that matches ``site``, one z for each task that matches ``tasks``."""
 
-    site: str  # a shell pattern: align.*, pre.*, post.p3*
+    site: str  # a shell pattern: align.*, pre.*, post.p3*; sites inside the trunk only by one that begins with trunk
     latent: PartConfig = PartConfig(name="vector")
     operator: PartConfig = PartConfig(name="add")
+    only: tuple[str, ...] = ()  # roles of channels it acts on, such as w and h at post.* of detect_anchor; none: all
     tasks: tuple[str, ...] = ("*",)
+
+
+class NormConfig(Config):
+    """Constants of every batch norm; None leaves them as the layers have them."""
+
+    eps: float | None = Field(default=None, gt=0)
+    momentum: float | None = Field(default=None, gt=0, le=1)
 
 
 class ModelConfig(Config):
@@ -61,6 +70,9 @@ class ModelConfig(Config):
     neck: PartConfig = PartConfig(name="pan")
     latents: tuple[LatentConfig, ...] = ()
     heads: dict[str, dict[str, Any]] = {}  # head name -> options that fit this model's size
+    default_heads: dict[str, str] = {}  # kind of task -> head it gets with this model, if not the kind's own default
+    norm: NormConfig = NormConfig()
+    activation: Literal["silu", "mish", "leaky", "relu"] | None = None  # None: as the layers have it (SiLU)
 
 
 class TaskConfig(Config):
@@ -77,6 +89,11 @@ class SplitConfig(Config):
 
     images: str = "."
     annotations: str | None = None
+    labels: str | None = None  # of formats with a second file: verified labels of whole images (openimages)
+    keypoints: str | None = None  # COCO's other files about the same images
+    captions: str | None = None
+    panoptic: str | None = None
+    panoptic_images: str | None = None  # folder of the panoptic pictures
 
 
 class TagsConfig(Config):
@@ -106,11 +123,32 @@ class IdentityConfig(Config):
     image: str | None = None
 
 
+class AliasConfig(Config):
+    """The run's names for a dataset's own words: ``aliases: {auto: car}``, or by table ``{boxes: ..., tags: ...}``.
+
+    Two words of one dataset may get one name; they are then one class.
+    """
+
+    both: dict[str, str] = {}
+    boxes: dict[str, str] = {}
+    tags: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value and all(isinstance(word, str) for word in value.values()):
+            return {"both": value}
+        return value
+
+
 class DatasetConfig(Config):
     """One dataset: where it is, how it is read and, above all, what it labels.
 
     ``labelled`` maps a task to ``all``, ``none``, ``empty`` (verified: images without annotations truly hold nothing)
     or the list of the classes that were looked for. A task missing there is unlabelled in this dataset.
+
+    ``breaks`` names transforms that make a task's labels untrue in this dataset beside those that the task itself says
+    so of, and ``keeps`` takes some of these back: ``breaks: {emb: [hue]}`` where colour is the identity.
     """
 
     path: str = "."
@@ -119,14 +157,24 @@ class DatasetConfig(Config):
     val: SplitConfig | None = None
     tags: TagsConfig = TagsConfig()
     identity: IdentityConfig = IdentityConfig()
+    aliases: AliasConfig = AliasConfig()
     labelled: dict[str, Literal["all", "none", "empty"] | tuple[str, ...]] = {}
+    breaks: dict[str, tuple[str, ...]] = {}
+    keeps: dict[str, tuple[str, ...]] = {}
+    sampler: PartConfig = PartConfig(name="shuffle")  # or pk: batches of p identities with k images each
     options: dict[str, Any] = {}  # of the format
 
 
 class AugmentConfig(Config):
     """Chances and strengths of the training transforms; all zero leaves a plain letterbox."""
 
-    mosaic: float = Field(default=0.0, ge=0, le=1)  # chance of a four-image mosaic
+    mosaic: float = Field(default=0.0, ge=0, le=1)  # chance of a mosaic
+    mosaic_images: Literal[4, 9] = 4  # pictures that make one
+    mixup: float = Field(default=0.0, ge=0, le=1)  # chance that a mosaic is blended with a second one
+    copy_paste: float = Field(default=0.0, ge=0, le=1)  # chance that objects of another picture are pasted in
+    copy_paste_by: Literal["masks", "boxes"] = "masks"  # boxes: objects without a mask as whole rectangles
+    cutout: float = Field(default=0.0, ge=0, le=1)  # chance that a rectangle is painted over
+    cutout_side: float = Field(default=0.3, gt=0, le=1)  # its longest side, as a share of the picture's
     scale: float = Field(default=0.0, ge=0, lt=1)  # zoom drawn from 1 - scale .. 1 + scale
     translate: float = Field(default=0.0, ge=0, le=1)  # share of the image's side
     rotate: float = Field(default=0.0, ge=0)  # degrees
@@ -136,7 +184,8 @@ class AugmentConfig(Config):
     hue: float = Field(default=0.0, ge=0, le=0.5)  # share of the colour circle
     saturation: float = Field(default=0.0, ge=0, le=1)
     value: float = Field(default=0.0, ge=0, le=1)
-    close: float = Field(default=0.1, ge=0, le=1)  # the last share of training runs without mosaic
+    multi_scale: float = Field(default=0.0, ge=0, lt=1)  # each batch's side from 1 - this .. 1 + this, whole strides
+    close: float = Field(default=0.1, ge=0, le=1)  # the last share of training has no mosaic, mixup or copy_paste
 
 
 class DataConfig(Config):
@@ -146,12 +195,27 @@ class DataConfig(Config):
     schedule: PartConfig = PartConfig(name="proportional")
 
 
+class PhaseConfig(Config):
+    """A stretch of a run with its own pictures and losses, under the optimizer and the moving average of the whole run.
+
+    What ``augment`` does not say here, it says as the run does. ``gains`` multiplies losses by name: ``det/box`` one
+    term, ``det`` a whole task. The cosine that a phase follows begins with the run and ends at ``horizon``.
+    """
+
+    epochs: float = Field(gt=0)
+    horizon: float | None = Field(default=None, gt=0)  # epochs since the run's beginning; None: the end of the run
+    augment: AugmentConfig = AugmentConfig()
+    gains: dict[str, Annotated[float, Field(ge=0)]] = {}
+
+
 class TrainConfig(Config):
     """How the network learns."""
 
     size: Positive = 640  # pixels: square input
-    batch: Positive = 16  # images an optimizer step, over all ranks
-    accumulate: Positive = 1  # forward passes that make up one step's batch
+    batch: Positive = 16  # images an optimizer step, over all ranks; with nominal_batch, as many as fit at a time
+    accumulate: Positive = 1  # forward passes that make up one batch
+    nominal_batch: Positive | None = None  # images: batches add up to about this before a step; decay scales along
+    reduction: Literal["mean", "sum"] = "mean"  # of the loss over a step's images; sum: their number times the mean
     epochs: float = Field(default=100.0, gt=0)  # passes over all training images together
     max_steps: Positive | None = None
     max_minutes: float | None = Field(default=None, gt=0)  # the schedule shortens itself to end in time
@@ -162,16 +226,45 @@ class TrainConfig(Config):
     weight_decay: float = Field(default=0.05, ge=0)
     matrix_lr: float = Field(default=1.0, gt=0)  # times lr, for the weights whose steps Muon orthogonalises
     latent_lr: float = Field(default=1.0, gt=0)  # times lr, for every z
-    warmup: float = Field(default=0.03, ge=0, lt=1)  # share of the run
+    warmup: float = Field(default=0.03, ge=0, lt=1)  # share of the run, before the cosine begins
+    warmup_epochs: float | None = Field(default=None, ge=0)  # instead of a share; lies over the cosine's beginning
+    warmup_passes: int = Field(default=0, ge=0)  # the same in forward passes; of both, the longer holds
+    warmup_bias_lr: float | None = Field(default=None, ge=0)  # at the start, for biases; None: like all others
+    warmup_momentum: float | None = Field(default=None, ge=0, lt=1)  # at the start; None: momentum from the start
+    warmup_accumulate: bool = False  # one forward pass makes the first step; over the warm-up they become all
     clip: float = Field(default=10.0, ge=0)  # gradient norm; 0 switches clipping off
     ema: float = Field(default=0.999, ge=0, lt=1)  # 0 switches the moving average off
     ema_ramp: float = Field(default=200.0, gt=0)  # steps: decay(t) = ema * (1 - exp(-t / ramp))
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     evaluate_every: float = Field(default=0.25, gt=0, le=1)  # share of the run between evaluations
     workers: int | None = Field(default=None, ge=0)  # loader processes; None: by the number of cores
+    cache: Literal["none", "ram", "disk"] = "none"  # where decoded training pictures are kept; changes no pixel
+    cache_gb: float = Field(default=8.0, gt=0)  # at most; as large a share of every dataset as fits
+    unreadable: float = Field(default=0.05, ge=0, le=1)  # share of a dataset's pictures; more stop the run
     device: str = "auto"
     seed: int = 0
     augment: AugmentConfig = AugmentConfig()
+    phases: tuple[PhaseConfig, ...] = ()  # stretched to ``epochs`` where that is given too
+
+    @model_validator(mode="after")
+    def _phases_in_full(self) -> TrainConfig:
+        """Every phase with all its settings, and lengths that add up, so that a saved run reads back equal."""
+        if self.phases:
+            length = sum(phase.epochs for phase in self.phases)
+            epochs = self.epochs if "epochs" in self.model_fields_set else length
+            stretch = 1.0 if math.isclose(epochs, length, rel_tol=1e-9) else epochs / length
+            phases = tuple(_in_full(phase, self.augment, stretch) for phase in self.phases)
+            self.__dict__.update(epochs=epochs, phases=phases)  # past the frozen surface: nobody has seen it yet
+            self.model_fields_set.update(("epochs", "phases"))
+        return self
+
+
+def _in_full(phase: PhaseConfig, augment: AugmentConfig, stretch: float) -> PhaseConfig:
+    said = {name: getattr(phase.augment, name) for name in phase.augment.model_fields_set}
+    whole = AugmentConfig(**{**augment.model_dump(), **said})
+    horizon = None if phase.horizon is None else phase.horizon * stretch
+    given = {"epochs": phase.epochs * stretch, "horizon": horizon, "augment": whole}
+    return phase.model_copy(update=given)
 
 
 class RunConfig(Config):

@@ -9,74 +9,94 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from unified.contracts.complaint import validate
+from unified.contracts.complaint import place_of, validate
 from unified.contracts.config import DataConfig, ModelConfig, RunConfig
 from unified.contracts.draft import Draft
 from unified.contracts.errors import ConfigError, suggestion
+from unified.contracts.placement import written_out
+from unified.contracts.recognition import DATA_SUFFIXES, Purpose, Recognised, Tell, recognise, tell_on_stderr
 from unified.contracts.source import Place, Source, dump_yaml, read_source, shown_path
 
-Kind = Literal["models", "train", "data"]
+Kind = Literal["models", "train", "data", "latents"]
 
 DEFAULT_RECIPE = "default"
 _RECIPE_EXTRAS = ("balance", "tasks")  # what a recipe may say beside the keys of ``train``
 _DATA_KEYS = ("datasets", "schedule", "recipe")
-_WORDS = {"models": "model", "train": "recipe", "data": "data"}
+_WORDS = {"models": "model", "train": "recipe", "data": "data", "latents": "latents"}
 
 
 def load_run_config(
     *,
-    model: str,
+    model: str | ModelConfig,
     data: str,
     tasks: Sequence[str],
     recipe: str | None = None,
     overrides: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    tell: Tell = tell_on_stderr,
 ) -> tuple[RunConfig, Path]:
     """Everything that decides a run, and the folder to which its datasets' paths are relative.
 
     Args:
         model, data, recipe: names of shipped configurations or paths to YAML files. Without a recipe, the one that the
-            data file names, else ``default``.
+            data file names, else ``default``. The model may also be a configuration that was read before, and the
+            data a dataset's own folder or file, whose format is then recognised.
         tasks: registered kinds (``det``), or ``name:kind`` (``ppe:det``).
         overrides: ``key=value``, values in YAML; a dotted key is exact, a short one may be any key that is unique.
         options: values by dotted key as the command line's own options give them; None is left out.
+        tell: hears in one line what a dataset was recognised to be.
 
     Raises:
         ConfigError: any word that is not understood, with its file and line.
     """
     draft = Draft()
-    _mount_model(draft, config_path("models", model))
-    data_path = config_path("data", data)
-    named_recipe = _mount_data(draft, data_path)
+    if isinstance(model, ModelConfig):
+        draft.adopt(model.model_dump(mode="json"), ("model",), {})
+    else:
+        _mount_model(draft, config_path("models", model))
     _mount_tasks(draft, tasks)
+    kinds = {name: task["task"] for name, task in draft.value["tasks"].items()}
+    base, named_recipe = _mount_data(draft, data, kinds, "learn", tell)
     _mount_recipe(draft, config_path("train", recipe or named_recipe or DEFAULT_RECIPE))
     for key, value in (options or {}).items():
         if value is not None:
             flag = key.rsplit(".", 1)[-1].replace("_", "-")
             draft.put(tuple(key.split(".")), value, f"--{flag} {value}")
+    _write_out_latents(draft)
     for override in overrides:
         draft.override(override)
-    return validate(RunConfig, draft.source(), _extras(draft)), data_path.parent
+    _write_out_latents(draft)
+    return validate(RunConfig, draft.source(), _extras(draft)), base
 
 
-def load_model_config(name: str) -> ModelConfig:
-    """The model configuration of a shipped name or of a YAML file."""
+def load_model_config(name: str, latents: str | None = None) -> ModelConfig:
+    """The model configuration of a shipped name or of a YAML file; ``latents`` in the place of its own."""
     draft = Draft()
     _mount_model(draft, config_path("models", name))
+    if latents is not None:
+        draft.put(("model", "latents"), latents, f"--latents {latents}")
+        _write_out_latents(draft)
     return validate(ModelConfig, draft.source().under("model"))
 
 
-def load_data(name: str) -> tuple[DataConfig, Path]:
-    """The datasets of a shipped name or of a YAML file, and the folder to which their paths are relative."""
+def load_data(
+    name: str, kinds: Mapping[str, str] | None = None, tell: Tell = tell_on_stderr, *, as_found: bool = False
+) -> tuple[DataConfig, Path]:
+    """The datasets of a shipped name or of a YAML file, and the folder to which their paths are relative.
+
+    ``name`` may be a dataset's own folder or file too; ``kinds`` are then the tasks it is for, by their registered
+    kind (by default every kind, by its own name). All of it is then there to be scored, as the val split too; or with
+    ``as_found`` it has the splits it has.
+    """
     draft = Draft()
-    path = config_path("data", name)
-    _mount_data(draft, path)
+    base, _ = _mount_data(draft, name, kinds, "find" if as_found else "score", tell)
     extras = {keys[1:]: words for keys, words in _extras(draft).items() if keys[0] == "data"}
-    return validate(DataConfig, draft.source().under("data"), extras), path.parent
+    return validate(DataConfig, draft.source().under("data"), extras), base
 
 
 def dump_run_config(config: RunConfig) -> str:
@@ -100,12 +120,10 @@ def config_path(kind: Kind, name: str) -> Path:
     """The file of a shipped configuration, or the file a person named.
 
     Raises:
-        ConfigError: neither; or a folder or annotation file where a YAML file is expected.
+        ConfigError: neither.
     """
     word = _WORDS[kind]
     given = Path(name).expanduser()
-    if kind == "data" and (given.is_dir() or given.suffix == ".json"):
-        raise ConfigError(_data_by_example(given))
     if given.suffix in (".yaml", ".yml") or len(given.parts) > 1:
         if not given.is_file():
             raise ConfigError(f"{word} file '{name}' does not exist (looked from {Path.cwd()})")
@@ -160,9 +178,56 @@ def _mount_model(draft: Draft, path: Path) -> None:
     value = _expect_mapping(source, path, "a model")
     value.setdefault("name", path.stem)
     draft.mount(source, ("model",))
+    _write_out_latents(draft)
 
 
-def _mount_data(draft: Draft, path: Path) -> str | None:
+def _write_out_latents(draft: Draft) -> None:
+    """Names of blocks and one-line rules become the rules they stand for."""
+    value = draft.value["model"].get("latents")
+    if isinstance(value, str) or (isinstance(value, list) and any(isinstance(item, str) for item in value)):
+        source = Source(
+            value, {(): place_of(("model", "latents"), draft.source()), **draft.source().below("model", "latents")}
+        )
+        draft.replace(written_out(source, partial(config_path, "latents")), ("model", "latents"))
+
+
+def _mount_data(
+    draft: Draft, name: str, kinds: Mapping[str, str] | None, purpose: Purpose, tell: Tell
+) -> tuple[Path, str | None]:
+    """Returns the folder that paths are relative to, and the recipe that the file names."""
+    found = _recognised(name, purpose)
+    if found is None:
+        path = config_path("data", name)
+        return path.parent, _mount_data_file(draft, path)
+    dataset = found.for_tasks(_tables(kinds), views=kinds is not None)
+    draft.mount(Source(dataset, {(): Place(f"--data {name}")}), ("data", "datasets", found.name))
+    tell(found.described())
+    return found.path, None
+
+
+def _recognised(name: str, purpose: Purpose) -> Recognised | None:
+    """The dataset that stands at a path; None for a name of a shipped configuration or a data file."""
+    given = Path(name).expanduser()
+    plain = given.suffix not in DATA_SUFFIXES and not given.is_dir()
+    if not name or plain:
+        return None
+    if given.is_dir() and "/" not in name and (_shipped("data") / f"{name}.yaml").is_file():
+        raise ConfigError(f"--data {name}: is a folder here and a shipped configuration; write ./{name} for the folder")
+    from unified.contracts.protocols import datasets  # late: the formats import torch
+
+    formats = [datasets.get(known) for known in datasets.names()]
+    return recognise(given, formats, purpose)
+
+
+def _tables(kinds: Mapping[str, str] | None) -> dict[str, Any]:
+    """The table that each task learns from, by the task's name."""
+    from unified.contracts.protocols import tasks as registry
+
+    kinds = kinds if kinds is not None else {name: name for name in registry.names()}
+    return {name: getattr(registry.get(kind), "labels", None) for name, kind in kinds.items()}
+
+
+def _mount_data_file(draft: Draft, path: Path) -> str | None:
     """Returns the recipe that the file names."""
     source = read_source(path)
     value = _expect_mapping(source, path, "a dataset, or 'datasets:'")
@@ -222,18 +287,3 @@ def _extras(draft: Draft) -> dict[tuple[str | int, ...], tuple[str, ...]]:
     datasets = draft.value["data"].get("datasets", {})
     single = [("data", "datasets", name) for name in datasets] if draft.single_dataset else []
     return {("train",): _RECIPE_EXTRAS, ("data",): ("recipe",), **dict.fromkeys(single, _DATA_KEYS)}
-
-
-def _data_by_example(given: Path) -> str:
-    """What to write where a folder or an annotation file was given."""
-    folder, annotations = (given, "train.json") if given.is_dir() else (given.parent, given.name)
-    what = "a folder" if given.is_dir() else "an annotation file"
-    return (
-        f"--data {given}: is {what}; --data takes a YAML file that says what is labelled, such as\n"
-        f"datasets:\n"
-        f"  mine:\n"
-        f"    path: {folder}\n"
-        f"    train: {{images: images, annotations: {annotations}}}\n"
-        f"    val: {{images: images, annotations: val.json}}\n"
-        f"    labelled: {{det: all}}"
-    )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
@@ -24,12 +25,17 @@ Labels = Literal["boxes", "tags", "identities", "none"]
 
 
 class Backbone(nn.Module, ABC):
-    """Images to the explicit features of several strides."""
+    """Images to the explicit features of several strides.
+
+    ``sites`` names the places inside the trunk where a latent may stand (``trunk.s8``), with their channels. A trunk
+    without any may leave ``modulate`` out of its ``forward``: it is only called with one where a latent stands.
+    """
 
     spec: FeatureSpec
+    sites: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Tensor, modulate: Modulate | None = None) -> Features:
         """images: (B, 3, H, W) float in [0, 1]."""
 
 
@@ -40,6 +46,33 @@ class Neck(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Features) -> Features: ...
+
+
+@dataclass(frozen=True)
+class Port:
+    """A convolution or linear layer beside a site, or those of its outputs that the site has to do with.
+
+    ``norm`` is the batch norm that follows the layer directly, where there is one. The layer stands nowhere else.
+    """
+
+    layer: nn.Module  # nn.Conv2d or nn.Linear
+    norm: nn.Module | None = None
+    rows: slice = field(default_factory=lambda: slice(None))  # output channels of the layer
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The layers that touch a site with nothing in between, so that a constant z there can become part of them.
+
+    ``before`` makes exactly the site's tensor and nobody else reads it; ``bias`` is a parameter (C,) that is the last
+    thing added to the tensor; ``after`` are the only readers of the site's result. Between them and the site may stand
+    only the sites named in ``through``.
+    """
+
+    before: Port | None = None
+    after: tuple[Port, ...] = ()
+    bias: nn.Parameter | None = None
+    through: tuple[str, ...] = ()
 
 
 class Head(nn.Module, ABC):
@@ -54,6 +87,14 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features, modulate: Modulate) -> Any:
         """Returns one of the output structures, which the head's task understands."""
+
+    def neighbours(self, site: str) -> Neighbours:
+        """The layers beside a site, ``align.{level}`` included; none known unless a head says so."""
+        return Neighbours()
+
+    def roles(self, site: str) -> tuple[str, ...] | None:
+        """What each channel of a site means (``x``, ``w``, ``obj``, ``cls`` ...); None: nothing special."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -92,6 +133,12 @@ class Task(nn.Module, ABC):
     provides: ClassVar[tuple[str, ...]] = ()  # fields of Prediction this task fills
     uses: ClassVar[tuple[str, ...]] = ()  # fields another task must have filled before ``predict``
     primary: ClassVar[str]  # the score of ``metric()`` by which checkpoints are compared; higher is better
+    breaks: ClassVar[frozenset[str]] = frozenset()
+    """Transforms (``contracts.augmentation``) that make what this task learns of a whole image untrue.
+
+    Those that mix pictures leave such labels unlabelled in the pictures they make; what belongs to a box stays with it.
+    All others are left out of batches that serve the task.
+    """
 
     name: str
     vocabulary: Vocabulary
@@ -111,22 +158,43 @@ class Task(nn.Module, ABC):
 
 
 class Latent(nn.Module, ABC):
-    """A representation of implicit knowledge: ``() -> z`` (YOLOR eq. 6-8). Built as ``cls(channels, mean)``."""
+    """A representation of implicit knowledge: ``() -> z`` (YOLOR eq. 6-8). Built as ``cls(width, mean, **options)``.
+
+    ``mean`` (width,) is the value of z at which its operator changes nothing; a latent starts close to it.
+    """
 
     @abstractmethod
     def forward(self) -> Tensor:
-        """z of shape (C,)."""
+        """z of shape (width,)."""
+
+
+@dataclass(frozen=True)
+class PixelMap:
+    """x' = matrix x + shift, alike at every position: all that an operator does once its z is a constant."""
+
+    matrix: Tensor | None  # (C,) a diagonal, (C, C) a full matrix, None the identity
+    shift: Tensor | None  # (C,), None for no shift
 
 
 class Operator(nn.Module, ABC):
-    """How z meets x: ``(x, z) -> x'`` (YOLOR eq. 3). Built as ``cls(channels)``; the identity at its initial z."""
+    """How z meets x: ``(x, z) -> x'`` (YOLOR eq. 3). Built as ``cls(channels, **options)``."""
 
-    identity: ClassVar[float]  # the mean of z at which the operator changes nothing
-    width: int  # channels of z
+    width: int  # numbers in z
+
+    @abstractmethod
+    def identity(self) -> Tensor:
+        """z of shape (width,) at which the operator changes nothing; latents start there."""
 
     @abstractmethod
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x: (B, C, H, W) or (B, C); z: (width,). Returns the shape of x."""
+
+    def affine(self, z: Tensor) -> PixelMap | None:
+        """What the operator does at this z, where that is the same affine map at every position.
+
+        None, the default: it is something else, and a latent of this operator is never folded.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -153,5 +221,7 @@ backbones: Registry[Backbone] = Registry("backbone", "unified.backbones")
 necks: Registry[Neck] = Registry("neck", "unified.necks")
 heads: Registry[Head] = Registry("head", "unified.heads")
 tasks: Registry[Task] = Registry("task", "unified.tasks")
+latents: Registry[Latent] = Registry("latent", "unified.latents")
+operators: Registry[Operator] = Registry("operator", "unified.operators")
 datasets: Registry[Any] = Registry("dataset format", "unified.datasets")
 balancers: Registry[Any] = Registry("balancer", "unified.balancers")

@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from unified.contracts.sampling import box_points, sample
+
 
 class LabelState(IntEnum):
     """What is known of one class in one image for one task. Only the last three say anything about the class."""
@@ -105,7 +107,7 @@ class Annotations:
     box_crowd: Tensor = field(default_factory=_none(torch.bool))  # (N,) True for COCO crowd regions
     identity: int = -1  # index into Vocabulary.image_identities, -1 unlabelled
     states: Mapping[str, Tensor] = field(default_factory=dict)  # task -> (K,) int8
-    extras: Mapping[str, Any] = field(default_factory=dict)  # what a plug-in's format adds, by name
+    extras: Mapping[str, Any] = field(default_factory=dict)  # by name; contracts.extras has those of COCO
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
@@ -113,7 +115,8 @@ class Annotations:
     def select(self, index: Tensor) -> Annotations:
         """The same image with only some of its boxes. index: (M,) int64 or (N,) bool."""
         per_box = ("boxes_xyxy", "box_labels", "box_states", "box_identities", "box_areas", "box_crowd")
-        return replace(self, **{name: getattr(self, name)[index] for name in per_box})
+        extras = {k: extra.select(index) if hasattr(extra, "select") else extra for k, extra in self.extras.items()}
+        return replace(self, **{name: getattr(self, name)[index] for name in per_box}, extras=extras)
 
 
 @dataclass(frozen=True)
@@ -295,6 +298,33 @@ class AnchorBoxOutput:
 
 
 @dataclass(frozen=True)
+class QueryBoxOutput:
+    """A query-based detection head's answer: each of Q queries says one box, and no two of them mean the same object.
+
+    Every decoder layer answers, so that each can be trained (Carion et al. 2020, DETR, section 3.2); the last one
+    counts. L layers, Q queries.
+    """
+
+    criterion: ClassVar[str] = "queries"
+    single: ClassVar[bool] = True  # an object is answered once: repeats need no suppression
+
+    class_logits: Tensor  # (L, B, Q, K)
+    boxes_cxcywh: Tensor  # (L, B, Q, 4) in [0, 1]: shares of the width and the height of the input
+    size: tuple[int, int]  # (height, width) pixels of the input
+
+    def boxes_xyxy(self) -> Tensor:
+        """Boxes of every layer (L, B, Q, 4) in pixels."""
+        height, width = self.size
+        centers, half = self.boxes_cxcywh[..., :2], self.boxes_cxcywh[..., 2:] / 2
+        corners = torch.cat([centers - half, centers + half], dim=-1).float()
+        return corners * corners.new_tensor([width, height, width, height])
+
+    def decode(self) -> tuple[Tensor, Tensor]:
+        """The last layer's boxes xyxy (B, Q, 4) in pixels and class scores (B, Q, K) in [0, 1]."""
+        return self.boxes_xyxy()[-1], self.class_logits[-1].float().sigmoid()
+
+
+@dataclass(frozen=True)
 class EmbeddingOutput:
     """An embedding head's answer: one unit vector an image, and a dense map from which box vectors are read."""
 
@@ -311,31 +341,6 @@ class EmbeddingOutput:
         counts = [len(boxes) for boxes in boxes_xyxy]
         boxes = torch.cat([boxes.to(self.map.device, torch.float32) for boxes in boxes_xyxy])
         image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(self.map.device)
-        samples = _sample(self.map, image, _grid_points(boxes, grid) / self.stride - 0.5)  # (N, S, D)
+        samples = sample(self.map, image, box_points(boxes, grid) / self.stride - 0.5)  # (N, S, D)
         vectors = torch.nn.functional.normalize(samples.mean(dim=1), dim=-1)
         return list(torch.split(vectors, counts))
-
-
-def _grid_points(boxes_xyxy: Tensor, grid: int) -> Tensor:
-    """(N, 4) boxes -> (N, grid², 2) the middles of equal parts."""
-    steps = (torch.arange(grid, device=boxes_xyxy.device) + 0.5) / grid - 0.5
-    offsets = torch.cartesian_prod(steps, steps)
-    low, high = boxes_xyxy[:, None, :2], boxes_xyxy[:, None, 2:]
-    return (low + high) / 2 + offsets * (high - low)
-
-
-def _sample(maps: Tensor, image: Tensor, cells_xy: Tensor) -> Tensor:
-    """Bilinear values of maps (B, C, H, W) at cells_xy (N, S, 2) of images (N,) -> (N, S, C) float32; edges repeat."""
-    height, width = maps.shape[-2:]
-    rows = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).float()  # (B * H * W, C)
-    limit = cells_xy.new_tensor([width - 1, height - 1])
-    cells = torch.minimum(cells_xy.clamp(min=0), limit)
-    low = cells.floor()
-    high = torch.minimum(low + 1, limit)
-    (fx, fy), (x0, y0), (x1, y1) = (t.unbind(-1) for t in (cells - low, low.long(), high.long()))
-    start = (image * height)[:, None]
-    values = torch.zeros(1, device=maps.device)
-    for y, weight_y in ((y0, 1 - fy), (y1, fy)):
-        for x, weight_x in ((x0, 1 - fx), (x1, fx)):
-            values = values + rows[(start + y) * width + x] * (weight_x * weight_y)[..., None]
-    return values

@@ -114,8 +114,10 @@ class _Pen:
 
     def _scaled(self, box: list[float]) -> Rect:
         width, height = self.canvas.size
-        x0, y0, x1, y1 = (v * self.scale for v in box)
-        return max(x0, 0.0), max(y0, 0.0), min(max(x1, x0), width - 1.0), min(max(y1, y0), height - 1.0)
+        x0, y0, x1, y1 = (
+            min(max(v * self.scale, 0.0), side - 1.0) for v, side in zip(box, (width, height) * 2, strict=True)
+        )
+        return x0, y0, max(x1, x0), max(y1, y0)
 
     def _frame(self, frame: Rect, color: Color) -> None:
         halo = self.line // 2

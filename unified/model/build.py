@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,12 +18,9 @@ from unified.contracts.errors import ConfigError, suggestion
 from unified.contracts.protocols import Backbone, Head, Latent, Neck, Operator, Task
 from unified.contracts.structures import FeatureSpec, Vocabulary
 from unified.model.latents.bank import LatentBank
-from unified.model.latents.operators import Add, Concat, Mul
-from unified.model.latents.vector import VectorLatent
+from unified.model.latents.operators import Only
 from unified.model.network import UnifiedNetwork
-
-LATENTS: Mapping[str, type[Latent]] = {"vector": VectorLatent}
-OPERATORS: Mapping[str, type[Operator]] = {"add": Add, "mul": Mul, "concat": Concat}
+from unified.model.style import restyle
 
 EXAMPLE_VOCABULARY = Vocabulary(
     boxes=tuple(f"class {i}" for i in range(80)),
@@ -42,16 +40,12 @@ class Assembly:
         return self.tasks[name]  # type: ignore[return-value]
 
 
-def _lookup(kind: str, name: str, table: Mapping[str, type[Any]]) -> type[Any]:
-    if name not in table:
-        raise ConfigError(f"unknown {kind} '{name}'{suggestion(name, table)}")
-    return table[name]
-
-
-def build_backbone(part: PartConfig) -> Backbone:
-    """The trunk; ``timm:NAME`` is short for ``{name: timm, model: NAME}``."""
+def build_backbone(part: PartConfig, fetch: bool = True) -> Backbone:
+    """The trunk; ``timm:NAME`` is short for ``{name: timm, model: NAME}``; without ``fetch`` nothing is pretrained."""
     name, _, model = part.name.partition(":")
-    options = {**part.options, "model": model} if model else part.options
+    options = {**part.options, "model": model} if model else dict(part.options)
+    if not fetch and options.get("pretrained"):
+        options["pretrained"] = False
     cls = protocols.backbones.get(name)
     check_options("backbone", name, cls, options)
     return cls(**options)
@@ -78,24 +72,34 @@ def build_task(name: str, config: TaskConfig, vocabulary: Vocabulary) -> Task:
 
 def build_head(config: TaskConfig, model: ModelConfig, spec: FeatureSpec, outputs: int) -> Head:
     """A task's head: the model's options for this head, overridden by the task's own."""
-    part = config.head or PartConfig(name=task_class(config).default_head)
+    default = model.default_heads.get(config.task, task_class(config).default_head)
+    part = config.head or PartConfig(name=default)
     cls = protocols.heads.get(part.name)
     options = {**model.heads.get(part.name, {}), **part.options}
     check_options("head", part.name, cls, options, reserved=("spec", "outputs"))
     return cls(spec, outputs, **options)
 
 
-def sites(head: Head, spec: FeatureSpec) -> dict[str, int]:
-    """Every place where a latent of this head's task may stand, with its channels."""
+def sites(head: Head, spec: FeatureSpec, trunk: Mapping[str, int]) -> dict[str, int]:
+    """Every place where a latent of this head's task may stand, with its channels, in the order of the features."""
     align = {f"align.{level}": c for level, c in zip(spec.levels, spec.channels, strict=True)}
-    return {**align, **head.sites}
+    return {**trunk, **align, **head.sites}
 
 
-def build_bank(rules: Sequence[LatentConfig], heads: Mapping[str, Head], spec: FeatureSpec) -> LatentBank:
+def build_bank(
+    rules: Sequence[LatentConfig], heads: Mapping[str, Head], spec: FeatureSpec, trunk: Mapping[str, int]
+) -> LatentBank:
     """A z for every task and site that a rule matches.
 
+    Args:
+        rules: in the order in which their latents act.
+        heads: by task.
+        spec: levels of the neck.
+        trunk: the backbone's own sites; only a pattern that begins with ``trunk`` reaches them.
+
     Raises:
-        ConfigError: a rule that matches no site of any task, or an unknown latent or operator.
+        ConfigError: a rule that matches no site of any task, or does not fit one that it matches.
+        RegistryError: an unknown latent or operator.
     """
     bank = LatentBank()
     for rule in rules:
@@ -103,39 +107,77 @@ def build_bank(rules: Sequence[LatentConfig], heads: Mapping[str, Head], spec: F
         for task, head in heads.items():
             if not any(fnmatchcase(task, pattern) for pattern in rule.tasks):
                 continue
-            for site, channels in sites(head, spec).items():
-                if fnmatchcase(site, rule.site):
-                    bank.place(task, site, *_latent(rule, channels))
+            for site, channels in sites(head, spec, trunk).items():
+                if fnmatchcase(site, rule.site) and (site not in trunk or rule.site.startswith("trunk")):
+                    bank.place(task, site, *_latent(rule, channels, _chosen(rule, task, site, head)))
                     placed += 1
         if not placed:
-            known = {s for head in heads.values() for s in sites(head, spec)}
+            known = {s for head in heads.values() for s in sites(head, spec, trunk)}
             raise ConfigError(f"latents: no site matches '{rule.site}'{suggestion(rule.site, known)}")
     return bank
 
 
-def _latent(rule: LatentConfig, channels: int) -> tuple[Latent, Operator]:
-    operator_class = _lookup("operator", rule.operator.name, OPERATORS)
-    check_options("operator", rule.operator.name, operator_class, rule.operator.options, reserved=("channels",))
-    operator = operator_class(channels, **rule.operator.options)
-    latent_class = _lookup("latent", rule.latent.name, LATENTS)
-    check_options("latent", rule.latent.name, latent_class, rule.latent.options, reserved=("channels", "mean"))
-    return latent_class(operator.width, operator.identity, **rule.latent.options), operator
+def _chosen(rule: LatentConfig, task: str, site: str, head: Head) -> tuple[int, ...]:
+    """Channels of a site that have one of the rule's roles; empty where the rule names none."""
+    if not rule.only:
+        return ()
+    roles = head.roles(site) if site in head.sites else None
+    if roles is None:
+        raise ConfigError(
+            f"latents: only [{', '.join(rule.only)}] does not fit site '{site}' of task '{task}': "
+            "its channels have no roles; give another site, or leave `only` out"
+        )
+    for role in rule.only:
+        if role not in roles:
+            raise ConfigError(
+                f"latents: site '{site}' of task '{task}' has no channel '{role}'{suggestion(role, set(roles))}"
+            )
+    return tuple(i for i, role in enumerate(roles) if role in rule.only)
 
 
-def assemble(model: ModelConfig, tasks: Mapping[str, TaskConfig], vocabulary: Vocabulary) -> Assembly:
-    """Network and tasks of a configuration, with fresh weights from torch's generator."""
-    backbone = build_backbone(model.backbone)
+def _latent(rule: LatentConfig, channels: int, chosen: Sequence[int]) -> tuple[Latent, Operator, tuple[str, str]]:
+    """A latent and its operator, and both in words."""
+    cls = protocols.operators.get(rule.operator.name)
+    operator = _made("operator", cls, rule.operator, len(chosen) or channels)
+    if chosen:
+        operator = Only(operator, chosen, channels)
+    latent = _made("latent", protocols.latents.get(rule.latent.name), rule.latent, operator.width, operator.identity())
+    only = f"[{','.join(rule.only)}]" if rule.only else ""
+    return latent, operator, (rule.latent.name, rule.operator.name + only)
+
+
+def _made(kind: str, cls: type[Any], part: PartConfig, *given: Any) -> Any:
+    """A latent or operator; ``given`` are the builder's own arguments, the first of its constructor."""
+    first = list(inspect.signature(cls).parameters)[: len(given)]
+    check_options(kind, part.name, cls, part.options, reserved=first)
+    try:
+        return cls(*given, **part.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{kind} '{part.name}' cannot be built with {dict(part.options)}: {error}") from error
+
+
+def assemble(
+    model: ModelConfig, tasks: Mapping[str, TaskConfig], vocabulary: Vocabulary, fetch: bool = True
+) -> Assembly:
+    """Network and tasks of a configuration, with fresh weights from torch's generator.
+
+    ``fetch``: whether a trunk may look for the published weights it asks for; False where others are loaded next.
+    """
+    backbone = build_backbone(model.backbone, fetch)
     neck = build_neck(model.neck, backbone.spec)
     parts = {name: build_task(name, config, vocabulary) for name, config in tasks.items()}
     heads = {name: build_head(tasks[name], model, neck.spec, task.outputs) for name, task in parts.items()}
-    bank = build_bank(model.latents, heads, neck.spec)
-    return Assembly(UnifiedNetwork(backbone, neck, bank, heads), nn.ModuleDict(parts))
+    bank = build_bank(model.latents, heads, neck.spec, backbone.sites)
+    network = UnifiedNetwork(backbone, neck, bank, heads)
+    restyle(network, model)
+    return Assembly(network, nn.ModuleDict(parts))
 
 
 def create_model(
     name: str = "unified-n",
     tasks: Sequence[str] = ("det", "cls", "emb"),
     vocabulary: Vocabulary | None = None,
+    latents: str | None = None,
 ) -> UnifiedNetwork:
     """A network with fresh weights, by the name of a model configuration.
 
@@ -143,13 +185,14 @@ def create_model(
         name: one of :func:`list_models`, or a path to a model YAML.
         tasks: registered kinds, or ``name:kind``.
         vocabulary: what the outputs mean; by default 80 classes, 20 tags and 100 identities without names.
+        latents: which z stands where, instead of what the model's file says: ``yolor``, ``align.*=mul pre.*=add``.
 
     Raises:
         ConfigError, RegistryError: a name that is not known.
     """
     pairs = (t.partition(":") for t in tasks)
     configs = {task: TaskConfig(task=kind or task) for task, _, kind in pairs}
-    return assemble(load_model_config(name), configs, vocabulary or EXAMPLE_VOCABULARY).network
+    return assemble(load_model_config(name, latents), configs, vocabulary or EXAMPLE_VOCABULARY).network
 
 
 def list_models() -> tuple[str, ...]:

@@ -49,6 +49,8 @@ class UnifiedNetwork(nn.Module):
     def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Any]:
         """Runs the trunk once and then each task asked for (all by default).
 
+        A task with latents inside the trunk has a pass of its own, see :meth:`trunk_passes`.
+
         images: (B, 3, H, W), uint8 or float in [0, 1]; H and W multiples of the coarsest stride.
         Returns the output structure of each task's head by task name.
 
@@ -56,8 +58,35 @@ class UnifiedNetwork(nn.Module):
             ConfigError: a task this network does not have.
         """
         asked = self._known(self.tasks if tasks is None else tasks)
-        features = self.neck(self.backbone(as_input(images)))
-        return {task: self.answer(task, features) for task in asked}
+        images = as_input(images)
+        features = {task: self.trunk(images, task) for task in asked if self.bank.in_trunk(task)}
+        if others := [task for task in asked if task not in features]:
+            features |= dict.fromkeys(others, self.trunk(images))
+        return {task: self.answer(task, features[task]) for task in asked}
+
+    def trunk(self, images: Tensor, task: str | None = None) -> Features:
+        """Backbone and neck, as everybody shares them or with the latents that a task has inside the backbone.
+
+        images: (B, 3, H, W), float in [0, 1].
+        """
+        features = self.backbone(images, self.bank.modulate(task)) if task else self.backbone(images)
+        return self.neck(features)  # type: ignore[no-any-return]
+
+    def trunk_passes(self, tasks: Sequence[str] | None = None) -> int:
+        """How often the trunk runs to answer these tasks (all by default)."""
+        inside = [self.bank.in_trunk(task) for task in set(self._known(self.tasks if tasks is None else tasks))]
+        return sum(inside) + (not all(inside))
+
+    def trunk_note(self) -> str | None:
+        """What latents inside the trunk cost, in one line; None where there are none."""
+        inside = [task for task in self.tasks if self.bank.in_trunk(task)]
+        if not inside:
+            return None
+        passes = self.trunk_passes()
+        return (
+            f"latents stand inside the trunk for {', '.join(inside)}: answering all tasks takes "
+            f"{passes} trunk passes{' instead of 1' if passes > 1 else ', as without them'}"
+        )
 
     def answer(self, task: str, features: Features) -> Any:
         """One task's output from the shared features: its latents align them, its head reads them."""

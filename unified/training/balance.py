@@ -3,17 +3,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from unified.contracts.config import PhaseConfig
+from unified.contracts.errors import ConfigError, suggestion
 from unified.contracts.structures import LossTerm
 
 
 def normalised(term: LossTerm, count: Tensor) -> Tensor:
     """A loss term per labelled item: weight * sum / count; a term without items stays zero."""
     return term.weight * term.sum / count.clamp(min=1.0)
+
+
+def check_phases(phases: Sequence[PhaseConfig], tasks: Iterable[str]) -> None:
+    """Whether the gains of all phases name tasks of the run; their losses are known only once they are computed.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for number, phase in enumerate(phases):
+        for name in phase.gains:
+            if (task := name.partition("/")[0]) not in tasks:
+                raise ConfigError(f"phases[{number}].gains: this run has no task '{task}'{suggestion(task, tasks)}")
+
+
+def check_gains(terms: Mapping[str, Mapping[str, LossTerm]], phases: Sequence[PhaseConfig]) -> None:
+    """Whether every gain of every phase names a loss, as far as the tasks of ``terms`` can tell.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    known = {f"{task}/{name}" for task, items in terms.items() for name in items}
+    for number, phase in enumerate(phases):
+        for name in phase.gains:
+            if "/" in name and name.partition("/")[0] in terms and name not in known:
+                raise ConfigError(f"phases[{number}].gains: unknown loss '{name}'{suggestion(name, known)}")
 
 
 class FixedWeights:

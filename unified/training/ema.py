@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 
-class MovingAverage:
-    """Follows a network's parameters and buffers: average += (1 - d(t)) * (network - average).
+def ramped(decay: float, ramp: float, updates: int) -> float:
+    """d(t) = decay * (1 - exp(-t / ramp)), so that early steps do not hold on to random weights."""
+    return decay * (1 - math.exp(-updates / ramp))
 
-    d(t) = decay * (1 - exp(-t / ramp)), so that early steps do not hold on to random weights.
-    """
+
+class MovingAverage:
+    """Follows a network's parameters and buffers: average += (1 - d(t)) * (network - average)."""
 
     def __init__(self, network: nn.Module, decay: float, ramp: float) -> None:
         self.network = copy.deepcopy(network).eval()
@@ -27,7 +29,7 @@ class MovingAverage:
     def update(self, network: nn.Module) -> None:
         """One optimizer step has been taken."""
         self.updates += 1
-        decay = self.decay * (1 - math.exp(-self.updates / self.ramp))
+        decay = ramped(self.decay, self.ramp, self.updates)
         average, current = self.network.state_dict(), network.state_dict()
         floating = [k for k, v in average.items() if v.is_floating_point()]
         mine: list[Tensor] = [average[k] for k in floating]

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from unified.contracts.document import load_data
 from unified.contracts.errors import ConfigError, suggestion
 from unified.contracts.protocols import Curve, Metric, Task
 from unified.contracts.structures import Annotations, Batch, Frame, Prediction
-from unified.data.loader import EvalLoader
+from unified.data.loader import EvalLoader, spoilage_of
 from unified.data.mixing import open_mixture
 from unified.hardware import Hardware, pick
 from unified.model.network import UnifiedNetwork
@@ -73,7 +73,8 @@ def evaluate(
     network.eval()
     result.parts = {name: task.metric() for name, task in tasks.items()}
     for batch in batches:
-        _measure(network, tasks, batch, hardware, result, show, max(1, total // max(show, 1)))
+        shown = 0 if total and result.images >= total else show  # second views follow: all images have been seen
+        _measure(network, tasks, batch, hardware, result, shown, max(1, total // max(show, 1)))
     network.train(training)
     for name, metric in result.parts.items():
         result.metrics |= {f"{name}/{key}": value for key, value in metric.compute().items()}
@@ -99,7 +100,7 @@ def _measure(
     predictions = predict_all(tasks, outputs, size, len(batch), confidence=LOW_CONFIDENCE)
     for name in served:
         result.parts[name].update(outputs[name], predictions, moved)
-    for i in range(-result.images % every, len(batch), every)[: show - len(result.shown)]:
+    for i in range(-result.images % every, len(batch), every)[: max(show - len(result.shown), 0)]:
         result.shown.append(Shown(batch.images[i], batch.annotations[i], batch.frames[i], predictions[i]))
     result.images += len(batch)
 
@@ -112,6 +113,8 @@ def evaluate_run(
     size: int | None = None,
     batch: int | None = None,
     limit: int | None = None,
+    rectangular: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
     """Scores a trained model on its own validation data, or on another dataset that speaks its words.
 
@@ -123,6 +126,8 @@ def evaluate_run(
         size: side of the input in pixels; the training's by default.
         batch: images a pass.
         limit: at most so many images of each dataset.
+        rectangular: images of like shape together, padded no more than strides ask, instead of squares.
+        tell: called with one line for every dataset that has unreadable pictures.
 
     Raises:
         UnifiedError: the run, the data or a task is not there or does not fit.
@@ -132,7 +137,10 @@ def evaluate_run(
     for name in asked:
         if name not in trained.tasks:
             raise ConfigError(f"this model has no task '{name}'{suggestion(name, trained.tasks)}")
-    config, base = load_data(data) if data else (trained.config.data, trained.base)
+    if not data and not trained.config.data.datasets:
+        raise ConfigError(f"'{run}' was imported and brings no data of its own; name some with --data")
+    kinds = {name: task.task for name, task in trained.config.tasks.items()}
+    config, base = load_data(data, kinds) if data else (trained.config.data, trained.base)
     settings = trained.config.train
     side = trained.network.check_size(settings.size if size is None else size)
     chosen = {name: trained.tasks[name] for name in asked}
@@ -143,8 +151,17 @@ def evaluate_run(
         size=side,
         base=base,
         vocabulary=trained.vocabulary,
+        breaks={name: task.breaks for name, task in chosen.items()},
     )
     hardware = pick(settings.device, settings.precision)
     network = hardware.place(trained.network)
-    loader = EvalLoader(mixture, batch=batch or 2 * settings.batch, size=side, limit=limit)
-    return evaluate(network, chosen, loader, hardware, show=0).metrics
+    stride = max(trained.network.neck.spec.strides)
+    given: dict[str, Any] = {"size": side, "limit": limit, "rectangular": rectangular, "stride": stride}
+    loader = EvalLoader(
+        mixture, batch=batch or 2 * settings.batch, spoilage=spoilage_of(mixture, settings.unreadable), **given
+    )
+    metrics = evaluate(network, chosen, loader, hardware, show=0).metrics
+    if tell is not None:
+        for line in loader.spoilage.lines():
+            tell(line)
+    return metrics

@@ -34,14 +34,23 @@ class RunFolder:
             CheckpointError: it holds a run already, or cannot be written.
         """
         path = out or Path("runs") / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
-        if (path / "config.yaml").exists():
-            raise CheckpointError(f"'{path}' already holds a run; give another --out, or --resume {path}")
+        cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / "log.jsonl").touch()
         except OSError as error:
             raise unwritable(path, error) from error
         return cls(path)
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Whether a fresh run may go there.
+
+        Raises:
+            CheckpointError: it holds a run already.
+        """
+        if (path / "config.yaml").exists():
+            raise CheckpointError(f"'{path}' already holds a run; give another --out, or --resume {path}")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
 import torch
@@ -14,19 +14,37 @@ from torch.optim.adamw import adamw
 QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the Newton-Schulz iteration (Jordan et al. 2024)
 
 
-def orthogonalised(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """Each matrix with its singular values brought near 1: (N, R, C) -> (N, R, C).
+def orthogonalised(matrices: Sequence[Tensor], rounds: int = 5) -> list[Tensor]:
+    """Each matrix (R, C) with its singular values brought near 1.
 
     A quintic Newton-Schulz iteration; the values end between about 0.7 and 1.2, which serves as well as exactly 1.
+    Every round multiplies a wide matrix x by a polynomial of x x^T. These polynomials commute, so all rounds are taken
+    on the small squares, those of one side together, and each x is multiplied once: a third of the work, and few calls.
     """
+    wide = [m if m.shape[0] <= m.shape[1] else m.mT for m in matrices]
+    wide = [x / x.norm().clamp(min=1e-7) for x in wide]
+    alike: dict[int, list[int]] = defaultdict(list)
+    for i, x in enumerate(wide):
+        alike[x.shape[0]].append(i)
+    for places in alike.values():
+        factors = _polynomials(torch.stack([wide[i] @ wide[i].mT for i in places]), rounds)
+        for i, factor in zip(places, factors, strict=True):
+            wide[i] = factor @ wide[i]
+    return [x if x.shape == m.shape else x.mT for x, m in zip(wide, matrices, strict=True)]
+
+
+def _polynomials(gram: Tensor, rounds: int) -> Tensor:
+    """The product of all rounds' factors a + b g + c g^2, as functions of the first g = x x^T: (N, R, R)."""
     a, b, c = QUINTIC
-    wide = matrices.shape[1] <= matrices.shape[2]
-    x: Tensor = matrices if wide else matrices.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(rounds):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.mT
+    product: Tensor | None = None
+    for i in range(rounds):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if product is None else factor @ product
+        if i < rounds - 1:
+            gram = factor @ gram @ factor
+    assert product is not None
+    return product
 
 
 class Muon(torch.optim.Optimizer):
@@ -34,8 +52,7 @@ class Muon(torch.optim.Optimizer):
 
     Groups with ``matrix: True`` hold weights of two dimensions or more, seen as (out, in * kernel area). Their Nesterov
     momentum is orthogonalised and scaled to the size an AdamW step would have, 0.2 * sqrt(max(out, in)) (Liu et al.
-    2025, eq. 4), so that a rate found for AdamW serves. Weights of one shape are orthogonalised together, which matters
-    where networks are small. The other groups take plain AdamW steps.
+    2025, eq. 4), so that a rate found for AdamW serves. The other groups take plain AdamW steps.
 
     Args:
         params: parameters or groups.
@@ -75,23 +92,20 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _matrix_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for p in parameters:
-            update = self._nesterov(p, group["momentum"]).reshape(p.shape[0], -1)
-            alike[update.shape[0], update.shape[1]].append((p, update))
-        for shape, pairs in alike.items():
-            scale = 0.2 * max(shape) ** 0.5
-            updates = orthogonalised(torch.stack([update for _, update in pairs]))
-            for (p, _), update in zip(pairs, updates, strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.reshape(p.shape), alpha=-group["lr"] * scale)
+        updates = self._nesterov(parameters, group["momentum"])
+        matrices = orthogonalised([update.reshape(len(update), -1) for update in updates])
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        for p, matrix in zip(parameters, matrices, strict=True):
+            p.add_(matrix.reshape(p.shape), alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
 
-    def _nesterov(self, p: Tensor, momentum: float) -> Tensor:
-        state = self.state[p]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(p)
-        average: Tensor = state["momentum"].lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(average, momentum)  # type: ignore[union-attr]
+    def _nesterov(self, parameters: list[Tensor], momentum: float) -> list[Tensor]:
+        for p in parameters:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        averages = [self.state[p]["momentum"] for p in parameters]
+        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        return list(torch._foreach_lerp(gradients, averages, momentum))
 
     def _adamw_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for p in parameters:

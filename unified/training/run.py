@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,28 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from unified.contracts import protocols
-from unified.contracts.config import RunConfig
+from unified.contracts.config import AugmentConfig, RunConfig
 from unified.contracts.document import check_options
 from unified.contracts.errors import ConfigError
 from unified.contracts.protocols import Balancer
 from unified.contracts.structures import Batch
-from unified.data.loader import EvalLoader, TrainLoader
+from unified.data.larder import Larder, stock
+from unified.data.loader import EvalLoader, TrainLoader, reach_of
 from unified.data.mixing import Mixture, open_mixture
 from unified.data.schedule import CountingSchedule, make_schedule
+from unified.data.spoilage import Spoilage
 from unified.hardware import Hardware, leave_a_core, pick, pick_workers
 from unified.model.build import assemble, task_class
+from unified.training.balance import check_phases
+from unified.training.course import Course
 from unified.training.evaluator import Evaluation, evaluate
 from unified.training.folder import RunFolder
 from unified.training.joint import JointModel
 from unified.training.monitor import DatasetPlan, Monitor, Plan, RunSummary
 from unified.training.report import report
+from unified.training.start import begin_with
 from unified.training.trainer import Trainer
+from unified.training.unreadable import Unreadable
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,17 @@ class Splits:
 
 def open_splits(config: RunConfig, base: Path) -> Splits:
     """Both splits; the validation split speaks the training vocabulary."""
-    labels = {name: task_class(task).labels for name, task in config.tasks.items()}
-    size = config.train.size
-    train = open_mixture(config.data, labels, split="train", size=size, base=base)
-    val = open_mixture(config.data, labels, split="val", size=size, base=base, vocabulary=train.vocabulary)
+    kinds = {name: task_class(task) for name, task in config.tasks.items()}
+    labels, breaks = ({name: getattr(kind, what) for name, kind in kinds.items()} for what in ("labels", "breaks"))
+    given: dict[str, Any] = {"size": config.train.size, "base": base, "breaks": breaks}
+    train = open_mixture(config.data, labels, split="train", **given)
+    val = open_mixture(config.data, labels, split="val", vocabulary=train.vocabulary, **given)
     return Splits(train, val)
 
 
 def planned_steps(config: RunConfig, images: int) -> int:
     """Optimizer steps of the whole run: ``epochs`` over all images, ``max_steps`` at most."""
-    steps = math.ceil(config.train.epochs * images / config.train.batch)
-    return max(1, min(steps, config.train.max_steps or steps))
+    return Course(config.train, images).steps
 
 
 def make_accelerator(config: RunConfig) -> tuple[Accelerator, Hardware]:
@@ -64,7 +70,6 @@ def make_accelerator(config: RunConfig) -> tuple[Accelerator, Hardware]:
     AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)  # runs may follow one another
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(hardware.precision, hardware.precision),
-        gradient_accumulation_steps=config.train.accumulate,
         cpu=hardware.device.type == "cpu",
         step_scheduler_with_optimizer=False,
     )
@@ -78,6 +83,7 @@ def train(
     resume: Path | None = None,
     monitor: Monitor | None = None,
     command: str | None = None,
+    start: Path | None = None,
 ) -> RunSummary:
     """Trains, or goes on training with ``resume``, and leaves a run folder.
 
@@ -88,6 +94,7 @@ def train(
         resume: a run's folder to go on with.
         monitor: told of everything that happens.
         command: what the person typed, for the record.
+        start: a run's or model's folder whose weights a fresh run begins with, as far as they fit.
 
     Raises:
         UnifiedError: bad words, data, checkpoints or folders, before the first step.
@@ -97,21 +104,23 @@ def train(
     torch.manual_seed(config.train.seed)
     splits = open_splits(config, base)
     accelerator, hardware = make_accelerator(config)
-    parts = assemble(config.model, config.tasks, splits.train.vocabulary)
+    parts = assemble(config.model, config.tasks, splits.train.vocabulary, fetch=saved is None)
     parts.network.check_size(config.train.size)
-    balancer, schedule = _balancer(config), _schedule(config, splits.train, accelerator)
+    notes = [begin_with(parts.network, start)] if start and not saved else []
+    balancer, schedule = make_balancer(config), planned_schedule(config, splits.train, accelerator)
+    check_phases(config.train.phases, config.tasks)
     folder = RunFolder.open(resume) if resume else _fresh_folder(out, config, accelerator)
     monitor = monitor if monitor and accelerator.is_main_process else Monitor()
+    unreadable = Unreadable(splits.train, splits.val, config.train.unreadable, folder, monitor, accelerator)
     trainer = Trainer(
         JointModel(parts.network, parts.tasks),
         config,
         folder,
         accelerator,
         hardware,
-        steps=planned_steps(config, splits.train.images),
-        epoch_images=splits.train.images,
+        course=Course(config.train, splits.train.images),
         balancer=balancer,
-        validate=_Validation(config, splits.val, parts.tasks, hardware),
+        validate=_Validation(config, splits.val, parts.tasks, hardware, unreadable.val),
         describe=description(config, base, splits.train),
         monitor=monitor,
     )
@@ -119,30 +128,39 @@ def train(
         trainer.restore(saved, str(resume))
     if accelerator.is_main_process:
         folder.trim_log(trainer.progress.step) if saved else folder.write_config(config)
-    monitor.start(_plan(trainer, splits, hardware, command))
-    trainer.fit(_batches(config, splits.train, schedule, trainer))
+    monitor.start(_plan(trainer, splits, hardware, command, notes))
+    trainer.fit(_batches(config, splits.train, schedule, trainer, unreadable.train))
+    unreadable.end()
     return _finish(trainer, folder, monitor)
 
 
 def description(config: RunConfig, base: Path, mixture: Mixture) -> dict[str, Any]:
     """What a checkpoint must say to be loaded on its own."""
     vocabulary = {name: list(words) for name, words in vars(mixture.vocabulary).items()}
-    return {"config": config.model_dump(mode="json"), "base": str(base.resolve()), "vocabulary": vocabulary}
+    return {
+        "config": config.model_dump(mode="json"),
+        "base": str(base.resolve()),
+        "vocabulary": vocabulary,
+        "categories": mixture.categories(),
+    }
 
 
 class _Validation:
     """Evaluates a network on the validation split."""
 
-    def __init__(self, config: RunConfig, mixture: Mixture, tasks: Any, hardware: Hardware) -> None:
+    def __init__(self, config: RunConfig, mixture: Mixture, tasks: Any, hardware: Hardware, spoilage: Spoilage) -> None:
         self.config, self.mixture, self.tasks, self.hardware = config, mixture, tasks, hardware
+        self.spoilage = spoilage
 
     def __call__(self, network: Any) -> Evaluation:
         settings = self.config.train
-        loader = EvalLoader(self.mixture, batch=2 * settings.batch, size=settings.size, workers=0)
+        batch = 2 * settings.batch
+        loader = EvalLoader(self.mixture, batch=batch, size=settings.size, workers=0, spoilage=self.spoilage)
         return evaluate(network, dict(self.tasks.items()), loader, self.hardware, total=self.mixture.images)
 
 
-def _balancer(config: RunConfig) -> Balancer:
+def make_balancer(config: RunConfig) -> Balancer:
+    """The configured way to make one loss of the tasks' losses."""
     cls = protocols.balancers.get(config.balance.name)
     check_options("balancer", config.balance.name, cls, config.balance.options, reserved=("weights",))
     weights = {name: task.weight for name, task in config.tasks.items()}
@@ -154,7 +172,7 @@ def _fresh_folder(out: Path | None, config: RunConfig, accelerator: Accelerator)
     return RunFolder.create(out, config.model.name) if accelerator.is_main_process else RunFolder(out or Path("runs"))
 
 
-def _schedule(config: RunConfig, mixture: Mixture, accelerator: Accelerator) -> CountingSchedule:
+def planned_schedule(config: RunConfig, mixture: Mixture, accelerator: Accelerator) -> CountingSchedule:
     """Which dataset at which forward pass; a batch that cannot be shared is refused here."""
     settings = config.train
     share = settings.batch // settings.accumulate
@@ -163,29 +181,51 @@ def _schedule(config: RunConfig, mixture: Mixture, accelerator: Accelerator) -> 
             f"batch {settings.batch} cannot be shared by {settings.accumulate} accumulation steps on "
             f"{accelerator.num_processes} ranks; choose a multiple of {settings.accumulate * accelerator.num_processes}"
         )
+    mixture.samplers(share, settings.seed)  # one that does not fit is refused before the run has a folder
     sizes = {name: math.ceil(len(source) / share) for name, source in mixture.sources.items()}
     return make_schedule(config.data.schedule, sizes, mixture.serves, settings.seed)
 
 
-def _batches(config: RunConfig, mixture: Mixture, schedule: CountingSchedule, trainer: Trainer) -> Iterator[Batch]:
+def _batches(
+    config: RunConfig, mixture: Mixture, schedule: CountingSchedule, trainer: Trainer, spoilage: Spoilage
+) -> Iterator[Batch]:
     settings, accelerator = config.train, trainer.accelerator
+    reach = reach_of(settings.size, (phase.augment for phase in trainer.course.phases))
     loader = TrainLoader(
         mixture,
         schedule=schedule,
         batch=settings.batch // settings.accumulate,
         size=settings.size,
-        augment=settings.augment,
+        augment=_pictures(trainer),
         seed=settings.seed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         workers=pick_workers(settings.workers),
-        start_step=trainer.progress.step * settings.accumulate,
-        steps=trainer.steps * settings.accumulate,
+        start_step=trainer.progress.passes,
+        steps=trainer.course.passes,
+        reach=reach,
+        larder=_larder(config, mixture, reach),
+        spoilage=spoilage,
+        stride=max(trainer.model.network.neck.spec.strides),
     )
     return iter(loader)
 
 
-def _plan(trainer: Trainer, splits: Splits, hardware: Hardware, command: str | None) -> Plan:
+def _larder(config: RunConfig, mixture: Mixture, reach: int) -> Larder | None:
+    """Where decoded pictures are kept. In memory every rank has its own and its share of the budget."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if config.train.cache == "ram" else 1
+    return stock(mixture.sources, reach, config.train.cache, config.train.cache_gb * 1e9 / ranks)
+
+
+def _pictures(trainer: Trainer) -> Callable[[int], AugmentConfig]:
+    """How the pictures of a forward pass are changed; phases and the end of mosaics follow the clock, if any."""
+    course = trainer.course
+    if not trainer.train.max_minutes:
+        return course.augment
+    return lambda number: course.augment(number, trainer.position)
+
+
+def _plan(trainer: Trainer, splits: Splits, hardware: Hardware, command: str | None, notes: Sequence[str] = ()) -> Plan:
     mixture, settings = splits.train, trainer.train
     datasets = {n: DatasetPlan(len(source), mixture.serves[n]) for n, source in mixture.sources.items()}
     return Plan(
@@ -194,13 +234,19 @@ def _plan(trainer: Trainer, splits: Splits, hardware: Hardware, command: str | N
         datasets=datasets,
         parameters=sum(p.numel() for p in trainer.model.network.parameters()),
         steps=trainer.steps,
-        batch=settings.batch,
+        batch=trainer.course.step_images,
         size=settings.size,
         device=str(hardware.device),
         precision=hardware.precision,
         max_seconds=60 * settings.max_minutes if settings.max_minutes else None,
         command=command,
-        notes=(*mixture.warnings, *splits.val.warnings),
+        notes=(
+            *notes,
+            *([note] if (note := trainer.model.network.trunk_note()) else []),
+            *mixture.warnings,
+            *mixture.remarks(phase.augment for phase in trainer.course.phases),
+            *splits.val.warnings,
+        ),
     )
 
 

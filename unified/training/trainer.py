@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -25,13 +25,14 @@ from unified.contracts.errors import CheckpointError
 from unified.contracts.protocols import Balancer, Task
 from unified.contracts.structures import Batch, LossTerm
 from unified.hardware import Hardware
-from unified.training.balance import normalised
+from unified.training.balance import check_gains, normalised
+from unified.training.course import Course, Setting
 from unified.training.ema import MovingAverage
 from unified.training.evaluator import Evaluation
 from unified.training.folder import RunFolder
 from unified.training.joint import JointModel
 from unified.training.monitor import EvaluationRecord, Monitor, StepRecord
-from unified.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from unified.training.optimizer import make_optimizer, steer
 
 LOG_EVERY = 10  # steps
 
@@ -41,6 +42,7 @@ class Progress:
     """Where a run stands; saved with every checkpoint."""
 
     step: int = 0
+    passes: int = 0  # forward passes, of which steps are made
     images: int = 0
     seconds: float = 0.0  # of training, over all sessions of the run
     best: float = float("-inf")
@@ -55,8 +57,7 @@ class Trainer:
         config: the run's configuration.
         folder: where logs and checkpoints go.
         accelerator, hardware: ranks and scaling; device, precision and memory layout.
-        steps: optimizer steps of the whole run.
-        epoch_images: images that make an epoch, for display.
+        course: what holds at which point of the run, and where it ends.
         balancer: makes one scalar of the tasks' losses.
         validate: ``validate(network) -> Evaluation``.
         describe: JSON that a checkpoint must carry to be loaded on its own (configuration, vocabulary).
@@ -71,8 +72,7 @@ class Trainer:
         accelerator: Accelerator,
         hardware: Hardware,
         *,
-        steps: int,
-        epoch_images: int,
+        course: Course,
         balancer: Balancer,
         validate: Callable[[Any], Evaluation],
         describe: Mapping[str, Any],
@@ -80,7 +80,7 @@ class Trainer:
     ) -> None:
         self.config, self.train = config, config.train
         self.folder, self.monitor, self.accelerator = folder, monitor, accelerator
-        self.steps, self.epoch_images = steps, epoch_images
+        self.course, self.steps = course, course.steps
         self.balancer, self.validate, self.describe = balancer, validate, describe
         self.progress = Progress()
         self.asked: int | None = None  # the signal that asked this process to stop
@@ -89,19 +89,24 @@ class Trainer:
         self.average = MovingAverage(model.network, self.train.ema, self.train.ema_ramp) if self.train.ema else None
         self.wrapped, self.optimizer = accelerator.prepare(self.model, make_optimizer(self.model, self.train))
         self.evaluation = Evaluation()
-        self.rates = [0.0, 0.0, 0.0]  # steps, seconds and seconds of waiting since the last report
+        self.rates = [0.0, 0.0, 0.0]  # images, seconds and seconds of waiting since the last report
 
     @property
     def tasks(self) -> dict[str, Task]:
         return {name: self.model.task(name) for name in self.model.tasks}
 
     @property
-    def share(self) -> float:
-        """How much of the run is behind us, 0..1: by steps, or by minutes where these run out first."""
-        share = self.progress.step / self.steps
+    def position(self) -> float:
+        """Forward passes behind us, or as many as the clock stands for where minutes run out first."""
+        whole, done = self.course.passes, float(self.progress.passes)
         if self.train.max_minutes:
-            share = max(share, self.progress.seconds / (60 * self.train.max_minutes))
-        return min(share, 1.0)
+            done = max(done, whole * self.progress.seconds / (60 * self.train.max_minutes))
+        return min(done, whole)
+
+    @property
+    def share(self) -> float:
+        """How much of the run is behind us, 0..1."""
+        return self.position / self.course.passes
 
     def fit(self, batches: Iterator[Batch]) -> None:
         """Trains to the end of the run, or until a signal asks for a stop; saves in either case."""
@@ -121,33 +126,42 @@ class Trainer:
                 self.save(best=False)
 
     def _step(self, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], str, float]:
-        """One optimizer step over ``accumulate`` batches: losses by name, the dataset, seconds spent waiting."""
-        set_learning_rate(self.optimizer, learning_rate(self.share, self.train))
+        """One optimizer step, of one or more batches: losses by name, the dataset, seconds spent waiting."""
+        setting = self.course.at(self.position)
+        steer(self.optimizer, setting)
         losses: dict[str, Tensor] = {}
         wait, served = 0.0, set[str]()
-        for _ in range(self.train.accumulate):
+        passes = max(1, min(setting.passes, self.course.passes - self.progress.passes))
+        for left in range(passes - 1, -1, -1):
             start = time.monotonic()
             batch = next(batches)
             wait += time.monotonic() - start
             batch = batch.to(self.accelerator.device, memory_format=torch.channels_last)
-            with self.accelerator.accumulate(self.wrapped):
-                total, parts = self._losses(self.wrapped(batch))
-                self.accelerator.backward(total)
+            with self.accelerator.no_sync(self.wrapped) if left else nullcontext():
+                total, parts = self._losses(self.wrapped(batch), setting)
+                summed = self.train.reduction == "sum"
+                self.accelerator.backward(total * self.course.pass_images if summed else total / passes)
             losses |= parts
             served |= set(batch.tasks)
+            self.progress.passes += 1
             self.progress.images += len(batch) * self.accelerator.num_processes
+        self.rates[0] += passes * self.course.pass_images
         self._update(served)
         return losses, batch.dataset, wait
 
-    def _losses(self, terms: Mapping[str, Mapping[str, LossTerm]]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _losses(
+        self, terms: Mapping[str, Mapping[str, LossTerm]], setting: Setting
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """One scalar to descend, and every part for the log; normalised by the labelled items of all ranks."""
-        ranks = self.accelerator.num_processes
+        ranks, gains = self.accelerator.num_processes, self.course.gains(setting.phase)
+        check_gains(terms, self.course.phases)
         by_task: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
         for task, items in terms.items():
             for name, term in items.items():
                 count = self.accelerator.reduce(term.count.detach().float(), "sum") / ranks
-                parts[f"{task}/{name}"] = normalised(term, count)
+                gain = gains.get(task, 1.0) * gains.get(f"{task}/{name}", 1.0)
+                parts[f"{task}/{name}"] = normalised(term, count) * gain
             by_task[task] = torch.stack([parts[f"{task}/{name}"] for name in items]).sum()
         total = self.balancer.combine(by_task)
         touched = sum(p.sum() for p in self._unserved(terms)) if ranks > 1 else 0.0
@@ -177,23 +191,23 @@ class Trainer:
             elapsed, stopping = gather(shared[None]).amax(dim=0).tolist()  # type: ignore[union-attr]
             self.stopping = int(stopping) or None
         self.progress.seconds += elapsed
-        self.rates = [total + new for total, new in zip(self.rates, (1, elapsed, wait), strict=True)]
+        self.rates = [total + new for total, new in zip(self.rates, (0, elapsed, wait), strict=True)]
 
     def _report(self, losses: Mapping[str, Tensor], dataset: str) -> None:
         """Tells of every tenth step, and of the first; only then do losses leave the device."""
         if self.progress.step % LOG_EVERY and self.progress.step > 1:
             return
-        steps, elapsed, wait = self.rates
+        images, elapsed, wait = self.rates
         self.rates = [0.0, 0.0, 0.0]
         record = StepRecord(
             step=self.progress.step,
             steps=self.steps,
-            epoch=self.progress.images / self.epoch_images,
+            epoch=self.progress.images / self.course.images,
             seconds=self.progress.seconds,
             dataset=dataset,
-            lr=learning_rate(self.share, self.train),
+            lr=self.course.at(self.position).lr,
             losses={name: float(loss) for name, loss in losses.items()},
-            images_per_second=steps * self.train.batch / max(elapsed, 1e-9),
+            images_per_second=images / max(elapsed, 1e-9),
             wait=wait / max(elapsed, 1e-9),
             memory_mb=_memory_mb(self.accelerator.device),
         )
@@ -258,7 +272,7 @@ class Trainer:
             self.average.updates = state["ema_updates"]
         self.optimizer.load_state_dict(_nested(tensors["optimizer"], state["optimizer"], self.optimizer, source))
         torch.set_rng_state(tensors["random"]["torch"])
-        saved = dict(state["progress"])
+        saved = {"passes": self.course.begins(state["progress"]["step"]), **state["progress"]}
         self.progress = Progress(**{**saved, "best": float("-inf") if saved["best"] is None else saved["best"]})
 
     @contextmanager

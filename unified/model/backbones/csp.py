@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from unified.contracts.protocols import Backbone
-from unified.contracts.structures import Features, FeatureSpec
+from unified.model.backbones.staged import StagedBackbone
 from unified.model.layers.conv import Conv
 from unified.model.layers.csp import CSPBlock
 from unified.model.layers.spp import SPP
 
-CHANNELS = (64, 128, 256, 384, 512, 640)  # strides 2, 4, 8, 16, 32, 64 at width 1
+CHANNELS = (64, 128, 256, 384, 640, 768)  # strides 2, 4, 8, 16, 32, 64 at width 1
 DEPTHS = (3, 6, 6, 3, 3)  # bottlenecks at strides 4, 8, 16, 32, 64 at depth 1
 
 
@@ -27,13 +27,14 @@ def scaled_depths(depth: float, levels: int) -> tuple[int, ...]:
     return tuple(max(1, round(d * depth)) for d in DEPTHS[: levels + 1])
 
 
-class CSPBackbone(Backbone):
+class CSPBackbone(StagedBackbone):
     """A stem at stride 2, then a stage for each stride from 4 on: a strided 3x3 and a CSP block; SPP ends the last.
 
     Args:
         width, depth: one rule for all sizes: channels are ``CHANNELS * width`` and bottlenecks ``DEPTHS * depth``.
         levels: 3 for strides 8, 16, 32; 4 adds stride 64.
         channels, depths: explicit numbers instead of the rule.
+        attention: blocks behind the stages of chosen levels, such as ``{p5: nonlocal}``.
     """
 
     def __init__(
@@ -43,25 +44,16 @@ class CSPBackbone(Backbone):
         levels: int = 3,
         channels: Sequence[int] | None = None,
         depths: Sequence[int] | None = None,
+        attention: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
         stem, *widths = channels or scaled_channels(width, levels)
-        self.stem = Conv(3, stem, 3, stride=2)
-        self.stages = nn.ModuleList()
+        first = Conv(3, stem, 3, stride=2)
+        stages = []
         before = stem
         for i, (after, n) in enumerate(zip(widths, depths or scaled_depths(depth, levels), strict=True)):
             blocks = [Conv(before, after, 3, stride=2), CSPBlock(after, after, n)]
             if i == len(widths) - 1:
                 blocks.append(SPP(after, after))
-            self.stages.append(nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
             before = after
-        names = tuple(f"p{i + 3}" for i in range(levels))
-        self.spec = FeatureSpec(names, tuple(widths[1:]), tuple(8 * 2**i for i in range(levels)))
-
-    def forward(self, images: Tensor) -> Features:
-        x = self.stem(images)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return Features(tuple(maps[1:]), self.spec.levels, self.spec.strides)
+        super().__init__(first, stages, widths, [4 * 2**i for i in range(len(widths))], levels, attention)

@@ -10,17 +10,17 @@ from unified.contracts.protocols import Latent
 
 
 class VectorLatent(Latent):
-    """z itself is learned; its channels are independent of each other.
+    """z itself is learned; its numbers are independent of each other.
 
     Args:
-        channels: width of z.
-        mean: value at which the operator is the identity (0 to add, 1 to multiply).
+        width: numbers in z.
+        mean: value at which the operator is the identity: (width,) or one number.
         std: deviation of the initial values; near zero, so that the network starts as the identity.
     """
 
-    def __init__(self, channels: int, mean: float, std: float = 0.02) -> None:
+    def __init__(self, width: int, mean: Tensor | float, std: float = 0.02) -> None:
         super().__init__()
-        self.z = nn.Parameter(mean + std * torch.randn(channels))
+        self.z = nn.Parameter(mean + std * torch.randn(width))
 
     def forward(self) -> Tensor:
         return self.z

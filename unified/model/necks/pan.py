@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
 from unified.contracts.protocols import Neck
 from unified.contracts.structures import Features, FeatureSpec
+from unified.model.attention import LevelAttention
 from unified.model.layers.conv import Conv
 from unified.model.layers.csp import CSPBlock
 
@@ -20,9 +24,16 @@ class PANNeck(Neck):
         spec: levels of the backbone, fine to coarse.
         depth: bottlenecks in each CSP block.
         channels: output channels per level.
+        attention: blocks behind chosen levels, such as ``{p5: nonlocal}``.
     """
 
-    def __init__(self, spec: FeatureSpec, depth: int = 1, channels: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        depth: int = 1,
+        channels: tuple[int, ...] | None = None,
+        attention: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         out = tuple(channels or spec.channels)
         pairs = range(len(out) - 1)
@@ -32,10 +43,12 @@ class PANNeck(Neck):
         self.stride = nn.ModuleList(Conv(out[i], out[i], 3, stride=2) for i in pairs)
         self.up_mix = nn.ModuleList(CSPBlock(2 * out[i], out[i + 1], depth, residual=False) for i in pairs)
         self.spec = FeatureSpec(spec.levels, out, spec.strides)
+        self.attention = LevelAttention(dict(zip(spec.levels, out, strict=True)), attention)
 
     def forward(self, features: Features) -> Features:
         maps = self._top_down(list(features.maps))
-        return features.with_maps(tuple(self._bottom_up(*maps)))
+        mixed = features.with_maps(tuple(self._bottom_up(*maps)))
+        return mixed.with_maps(tuple(self.attention.at(level, x) for level, x in mixed))
 
     def _top_down(self, maps: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         x = self.entry(maps[-1])
