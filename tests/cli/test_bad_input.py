@@ -101,7 +101,7 @@ def training(*words: str, data: str = "data/shapes.yaml", out: str = "new") -> l
         (
             ["--set", "model.backbone=cps"],
             "data/shapes.yaml",
-            "unknown backbone 'cps'; known: csp, timm (did you mean 'csp'?)",
+            "unknown backbone 'cps'; known: csp, timm, yolor (did you mean 'csp'?)",
         ),
         (
             ["--set", "balance=fixd"],

@@ -168,13 +168,14 @@ def test_views_share_an_identity_past_all_named_ones(zoo: Path) -> None:
     assert len({mixture.sample("zoo", k)[0].annotations.identity for k in range(4)}) == 4
 
 
-def test_a_mosaic_speaks_only_of_what_it_shows(zoo: Path) -> None:
+@pytest.mark.parametrize("given", [{}, {"mosaic_images": 9}, {"mixup": 1.0}])
+def test_a_mosaic_speaks_only_of_what_it_shows(zoo: Path, given: dict[str, Any]) -> None:
     sky = {"tags": {"fields": ["sky"], "categories": True}, "identity": {"boxes": "who", "image": "sky"}}
     mixture = mixed(zoo, zoo={**ALL, **sky})
     assert mixture.sample("zoo", 0)[0].annotations.identity == 0
     tags = mixture.vocabulary.tags
     for epoch in range(30):
-        found = mixture.sample("zoo", 0, epoch, AugmentConfig(mosaic=1.0))[0].annotations
+        found = mixture.sample("zoo", 0, epoch, AugmentConfig(mosaic=1.0, **given))[0].annotations
         assert found.identity == -1
         cls = dict(zip(tags, found.states["cls"].tolist(), strict=True))
         assert cls["dry"] == cls["wet"] == U
@@ -183,6 +184,23 @@ def test_a_mosaic_speaks_only_of_what_it_shows(zoo: Path) -> None:
         assert {word for word in names if cls[word] == P} == shown
         assert all(cls[word] in (N, I) for word in names if word not in shown)
         assert [s == P for s in found.states["det"].tolist()] == [word in shown for word in names]
+
+
+@pytest.mark.parametrize("given", [{}, {"mosaic_images": 9}, {"mixup": 1.0}])
+def test_a_mosaic_is_verified_empty_only_where_all_its_pictures_are(tmp_path: Path, given: dict[str, Any]) -> None:
+    """And a class nobody looked for stays unlabelled, whichever pictures meet."""
+    write(tmp_path, "bare", ["cat", "dog"], [{"boxes": []}] * 5)
+    write(tmp_path, "some", ["cat", "dog"], [{"boxes": [("cat", 0)]}, *[{"boxes": []}] * 5])
+    augment, said = AugmentConfig(mosaic=1.0, **given), {"labelled": {"det": "empty"}}
+    bare, some = (mixed(tmp_path, {"det": "boxes"}, **{name: said}) for name in ("bare", "some"))
+    assert {tuple(states(bare, "bare", k, augment)["det"]) for k in range(5)} == {(E, E)}
+    seen = set()
+    for epoch in range(40):
+        found = some.sample("some", 1, epoch, augment)[0].annotations
+        seen.add(tuple(found.states["det"].tolist()))
+    assert seen == {(E, E), (P, N), (N, N)}  # the last: the cat's picture is there, the cat is outside the window
+    half = mixed(tmp_path, {"det": "boxes"}, some={"labelled": {"det": ["cat"]}})
+    assert {half.sample("some", 0, e, augment)[0].annotations.states["det"][1].item() for e in range(20)} == {U}
 
 
 def test_an_object_cut_to_a_splinter_is_not_called_absent(tmp_path: Path) -> None:

@@ -119,6 +119,18 @@ def test_sizes_and_counts_stay_within_the_level(level: str) -> None:
     assert 0.08 < np.mean(crowds) < 0.6
 
 
+@pytest.mark.parametrize("level", list(LEVELS))
+def test_objects_are_turned_as_far_as_the_level_lets_them(level: str) -> None:
+    turns = []
+    for index in range(80):
+        for centre, head in render(index, level=level).keypoints_xyv:
+            if centre[2] and head[2]:
+                right, up = head[0] - centre[0], centre[1] - head[1]
+                turns.append(abs(np.degrees(np.arctan2(right, up))))
+    limit = LEVELS[level].turn
+    assert 0.8 * limit < max(turns) <= limit + 3  # a keypoint's rounding
+
+
 def test_other_sizes_scale_the_same_scene() -> None:
     small, large = render(3), render(3, size=320)
     assert large.image.shape == (320, 320, 3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``unified-data``: make and look at data sets."""
+"""``unified-data``: make data sets, and bring them into one format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from unified.cli.command import Debug, make_app, run
-from unified.contracts.errors import DataError
+from unified.contracts.errors import ConfigError, DataError, suggestion
 
 app = make_app()
 
@@ -41,6 +41,35 @@ def shapes(
     file.write_text(_data_file(train, val), encoding="utf-8")
     print(f"{train} training and {val} validation pictures in {out}")
     print(f"train on them: unified-train --tasks det,cls,emb --data {file} --recipe shapes")
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A data set's folder or file, or a data file (YAML).")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Which one, of a file with several.")] = None,
+    images: Annotated[
+        str, typer.Option(metavar="WORD", help="reference: they stay where they are; copy: they come along.")
+    ] = "reference",
+    debug: Debug = False,
+) -> None:
+    """Write a data set of any format as COCO, with a data file to train on it."""
+    from unified.contracts.document import load_data
+    from unified.data import convert as converter
+
+    if images not in ("reference", "copy"):
+        raise ConfigError(f"--images: unknown word '{images}'{suggestion(images, ('reference', 'copy'))}")
+    config, base = load_data(source, as_found=True)
+    names = [dataset] if dataset else list(config.datasets)
+    if len(names) > 1 or names[0] not in config.datasets:
+        got = f"no dataset '{dataset}'" if dataset else f"{len(names)} datasets"
+        raise ConfigError(f"{source} has {got}; choose one with --dataset{suggestion(dataset or '', config.datasets)}")
+    done = converter.convert(names[0], config.datasets[names[0]], base, out, images)  # type: ignore[arg-type]
+    for remark in done.remarks:
+        print(f"note: {remark}")
+    for split, count in done.images.items():
+        print(f"{split}: {count} images, {done.boxes[split]} boxes")
+    print(f"train on them: unified-train --data {done.file}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,6 +34,9 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Images a pass; the run's own if not given.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first images.")] = None,
+    rectangular: Annotated[
+        bool, typer.Option("--rectangular", help="Pad images of like shape together, not each to a square.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -49,6 +53,8 @@ def evaluate(
         size=size,
         batch=batch,
         limit=limit,
+        rectangular=rectangular,
+        tell=lambda line: print(f"note: {line}", file=sys.stderr),
     )
     if as_json:
         print(json.dumps(metrics))

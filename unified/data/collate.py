@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unified.contracts.structures import Annotations, Batch, Frame, Sample
+from unified.data.spoilage import Spoiled
 
 COLUMNS: Final = ("boxes_xyxy", "box_labels", "box_states", "box_identities", "box_areas", "box_crowd")
 
@@ -34,6 +35,8 @@ class PackedBatch:
     frames: tuple[Frame, ...]  # B
     dataset: str
     tasks: tuple[str, ...]
+    spoiled: tuple[Spoiled, ...] = ()  # unreadable pictures met on the way
+    seconds: float = 0.0  # of one processor, to make it
 
     def pin_memory(self) -> PackedBatch:
         """The same batch with its images in page-locked memory, from where they reach a GPU without a copy."""
@@ -59,6 +62,8 @@ class PackedBatch:
 
 def pack(samples: Sequence[Sample], dataset: str, tasks: tuple[str, ...]) -> PackedBatch:
     """Samples of one dataset as a packed batch. All must be of one size and know the same tasks."""
+    if not samples:
+        return PackedBatch(torch.zeros(0, 3, 0, 0, dtype=torch.uint8), {}, (), (), {}, (), (), dataset, tasks)
     found = [sample.annotations for sample in samples]
     columns = {name: torch.cat([getattr(each, name) for each in found]).numpy() for name in COLUMNS}
     states = {task: torch.stack([each.states[task] for each in found]).numpy() for task in found[0].states}

@@ -1,87 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches in their planned order, made here, in a thread beside, or in worker processes: always the same pixels."""
+"""Which images make which batch: the order of training and of evaluation."""
 
 from __future__ import annotations
 
-import multiprocessing
-import queue
-import threading
+import math
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from functools import lru_cache
-from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
 from unified.contracts.config import AugmentConfig
-from unified.contracts.errors import DataError, UnifiedError
+from unified.contracts.errors import DataError
 from unified.contracts.protocols import Turn
 from unified.contracts.structures import Batch
-from unified.data.collate import PackedBatch, pack
+from unified.data.kitchen import Kitchen, Line, Order
+from unified.data.larder import Larder
 from unified.data.schedule import CountingSchedule
+from unified.data.spoilage import MOST, Spoilage, Spoiled
+from unified.data.transforms import closed
 
 if TYPE_CHECKING:
     from unified.data.mixing import Mixture
-
-TIMEOUT: Final = 300.0  # seconds without a batch after which workers are given up; torch would wait for ever
-GLANCE: Final = 5.0  # seconds after which a silent worker is looked at: a dead one does not report itself
-_AHEAD: Final = 3  # batches made before they are asked for, by each worker or by the thread
-
-
-@dataclass(frozen=True)
-class Order:
-    """The address of a batch: which images of which dataset, each in which of its epochs."""
-
-    dataset: str
-    tasks: tuple[str, ...]
-    items: tuple[tuple[int, int], ...]  # (index, epoch)
-    augment: AugmentConfig | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A person's mistake found in a worker, sent home as its one line instead of a worker's traceback."""
-
-    message: str
-
-
-class Kitchen(Dataset[PackedBatch | Failure]):
-    """Turns orders into packed batches, in whatever process it stands."""
-
-    def __init__(self, mixture: Mixture, seed: int) -> None:
-        self.mixture, self.seed = mixture, seed
-
-    def __getitem__(self, order: Order) -> PackedBatch | Failure:
-        try:
-            return self.make(order)
-        except UnifiedError as error:
-            return Failure(str(error))
-
-    def make(self, order: Order) -> PackedBatch:
-        sample, seed = self.mixture.sample, self.seed
-        groups = [sample(order.dataset, index, epoch, order.augment, seed=seed) for index, epoch in order.items]
-        return pack([each for group in groups for each in group], order.dataset, order.tasks)
 
 
 class TrainLoader:
     """The training batches of one rank, from ``start_step`` to the run's end at ``steps``.
 
-    Every dataset is an endless stream: one permutation of its images after the other, each a new epoch. The n-th turn
-    of a dataset takes the n-th ``batch`` images of its stream; a rank takes its even share of them. So the batches of
-    all ranks together, and of any number of workers, are those of one process, and a run resumes from its step alone.
-    A dataset whose identities are views takes half as many images and gives two of each.
+    Every dataset is an endless stream, in the order its sampler gives. The n-th turn of a dataset takes the n-th
+    ``batch`` images of its stream; a rank takes its even share of them. So the batches of all ranks together, and of
+    any number of workers, are those of one process, and a run resumes from its step alone. A dataset whose identities
+    are views takes half as many images and gives two of each.
+
+    An unreadable picture is replaced by another one, the same for any number of ranks and workers, and told to
+    ``spoilage``.
 
     Args:
         batch: images of a step, over all ranks.
         size: side of the network's input in pixels.
-        augment: chances and strengths; its last ``close`` share of ``steps`` is without mosaic.
+        augment: chances and strengths, closed to mosaics at the end; or a function that gives those of a step.
         workers: processes; with 0 a thread of this process works ahead (``ahead=False``: not even that).
+        reach: the longer side in pixels at which pictures are decoded at most, see :func:`reach_of`; None: in full.
+        larder: keeps decoded pictures.
+        spoilage: counts unreadable pictures, and stops when there are too many.
+        stride: of which the sides of multi-scale batches are multiples, in pixels.
     """
 
     def __init__(
@@ -91,7 +54,7 @@ class TrainLoader:
         schedule: CountingSchedule,
         batch: int,
         size: int,
-        augment: AugmentConfig,
+        augment: AugmentConfig | Callable[[int], AugmentConfig],
         seed: int,
         steps: int,
         rank: int = 0,
@@ -99,14 +62,21 @@ class TrainLoader:
         workers: int = 0,
         start_step: int = 0,
         ahead: bool = True,
+        reach: int | None = None,
+        larder: Larder | None = None,
+        spoilage: Spoilage | None = None,
+        stride: int = 32,
     ) -> None:
         if batch < world:
             raise DataError(f"a batch of {batch} images cannot be shared by {world} ranks; choose {world} or more")
         self.mixture, self.schedule = mixture.at(size), schedule
-        self.batch, self.augment, self.seed = batch, augment, seed
-        self.rank, self.world = rank, world
-        self.start_step, self.steps = start_step, steps
-        self._line = Line(Kitchen(self.mixture, seed), workers, ahead)
+        self.batch, self.seed = batch, seed
+        self.augment = partial(closed, augment, count=steps) if isinstance(augment, AugmentConfig) else augment
+        self.rank, self.world, self.workers = rank, world, workers
+        self.start_step, self.steps, self.stride = start_step, steps, stride
+        self.samplers = mixture.samplers(batch, seed)
+        self.spoilage = spoilage_of(mixture) if spoilage is None else spoilage
+        self._line = Line(Kitchen(self.mixture, seed, reach, larder), workers, ahead, self.spoilage)
 
     def __len__(self) -> int:
         return max(self.steps - self.start_step, 0)
@@ -114,40 +84,75 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Batch]:
         return self._line.serve(self.orders())
 
+    @property
+    def seconds(self) -> float:
+        """Seconds of one processor that the batches given so far took, wherever they were made."""
+        return self._line.seconds
+
     def orders(self) -> Iterator[Order]:
         """The addresses of this rank's batches."""
         served = self.schedule.dataset_steps(self.start_step)
-        plain = self.augment.model_copy(update={"mosaic": 0.0})
         for step in range(self.start_step, self.steps):
             turn = self.schedule.turn(step)
-            closing = step >= (1 - self.augment.close) * self.steps
-            yield self._order(turn, served[turn.dataset], plain if closing else self.augment)
+            yield self._order(turn, served[turn.dataset], self.augment(step), step)
             served[turn.dataset] += 1
 
-    def _order(self, turn: Turn, nth: int, augment: AugmentConfig) -> Order:
+    def _order(self, turn: Turn, nth: int, augment: AugmentConfig, step: int) -> Order:
         source = self.mixture.sources[turn.dataset]
         many = max(self.world, self.batch // 2) if source.views else self.batch
         first, last = (nth * many + part * many // self.world for part in (self.rank, self.rank + 1))
-        key = zlib.crc32(turn.dataset.encode())
-        places = (divmod(position, len(source)) for position in range(first, last))
-        items = tuple((int(permutation(self.seed, key, epoch, len(source))[k]), epoch) for epoch, k in places)
-        return Order(turn.dataset, turn.tasks, items, augment)
+        items = tuple(map(self.samplers[turn.dataset].at, range(first, last)))
+        return Order(turn.dataset, turn.tasks, items, augment, self._shape(augment, step))
+
+    def _shape(self, augment: AugmentConfig, step: int) -> tuple[int, int] | None:
+        """The square of one batch, the same on every rank; None for the usual one."""
+        if not augment.multi_scale:
+            return None
+        low, high = ((1 + sign * augment.multi_scale) * self.mixture.size / self.stride for sign in (-1, 1))
+        least, most = max(1, math.ceil(low - 1e-9)), max(1, math.floor(high + 1e-9))
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, step, zlib.crc32(b"side")]))
+        side = self.stride * int(rng.integers(min(least, most), most, endpoint=True))
+        return side, side
 
 
 class EvalLoader:
     """The images of a mixture once, dataset by dataset in their own order, letterboxed. May be iterated again.
 
-    ``limit``: at most so many images of each dataset. A batch holds one dataset and names its tasks.
+    A batch holds one dataset and names its tasks. Unreadable pictures are left out and told to ``spoilage``. Where two
+    views of an image are its identity, second views follow when all images are through, for the tasks alone that learn
+    identities: what was seen once can then be found again.
+
+    Args:
+        batch: images a batch.
+        size: side of the network's input in pixels; the mixture's by default.
+        workers: processes.
+        limit: at most so many images of each dataset.
+        spoilage: counts unreadable pictures, and stops when there are too many.
+        rectangular: images of like shape together, in batches as low or narrow as whole strides allow; ``size`` is then
+            their longer side.
+        stride: of which the sides of rectangles are multiples, in pixels.
     """
 
     def __init__(
-        self, mixture: Mixture, *, batch: int, size: int | None = None, workers: int = 0, limit: int | None = None
+        self,
+        mixture: Mixture,
+        *,
+        batch: int,
+        size: int | None = None,
+        workers: int = 0,
+        limit: int | None = None,
+        spoilage: Spoilage | None = None,
+        rectangular: bool = False,
+        stride: int = 32,
     ) -> None:
         self.mixture, self.batch, self.limit = mixture.at(size or mixture.size), batch, limit
-        self._line = Line(Kitchen(self.mixture, 0), workers, ahead=True)
+        self.rectangular, self.stride = rectangular, stride
+        self.spoilage = spoilage_of(mixture) if spoilage is None else spoilage
+        self._line = Line(Kitchen(self.mixture, 0), workers, ahead=True, spoilage=self.spoilage)
 
     def __len__(self) -> int:
-        return sum(-(-self._many(name) // self.batch) for name in self.mixture.sources)
+        again = [name for name in self.mixture.sources if self.mixture.recognises(name)]
+        return sum(-(-self._many(name) // self.batch) for name in (*self.mixture.sources, *again))
 
     def __iter__(self) -> Iterator[Batch]:
         return self._line.serve(self.orders())
@@ -159,122 +164,38 @@ class EvalLoader:
     def orders(self) -> Iterator[Order]:
         """The addresses of all batches."""
         for name, tasks in self.mixture.serves.items():
-            count = self._many(name)
-            for first in range(0, count, self.batch):
-                items = tuple((k, 0) for k in range(first, min(first + self.batch, count)))
-                yield Order(name, tasks, items)
+            yield from self._batches(name, tasks)
+        for name in self.mixture.sources:
+            if tasks := self.mixture.recognises(name):
+                yield from self._batches(name, tasks, second=True)
+
+    def _batches(self, name: str, tasks: tuple[str, ...], *, second: bool = False) -> Iterator[Order]:
+        order: Sequence[int] = range(self._many(name))
+        ratios = [self._ratio(name, k) for k in order] if self.rectangular and not second else []
+        if ratios:
+            order = sorted(order, key=ratios.__getitem__)
+        for first in range(0, len(order), self.batch):
+            chosen = order[first : first + self.batch]
+            shape = self._rectangle([ratios[k] for k in chosen]) if ratios else None
+            yield Order(name, tasks, tuple((k, 0) for k in chosen), shape=shape, second=second)
+
+    def _ratio(self, name: str, index: int) -> float:
+        """Height over width of an image; 1 where only decoding could tell."""
+        height, width = self.mixture.sources[name].size(index) or (1, 1)
+        return height / width
+
+    def _rectangle(self, ratios: Sequence[float]) -> tuple[int, int]:
+        """(height, width): the least whole strides that hold images of these ratios with ``size`` for a longer side."""
+        shares = max(min(r, 1.0) for r in ratios), max(min(1 / r, 1.0) for r in ratios)
+        high, wide = (math.ceil(round(share * self.mixture.size / self.stride, 6)) for share in shares)
+        return self.stride * high, self.stride * wide
 
 
-@lru_cache(maxsize=32)
-def permutation(seed: int, key: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order of a dataset's ``count`` images in one of its epochs."""
-    return np.random.default_rng(np.random.SeedSequence([seed, key, epoch])).permutation(count)
+def reach_of(size: int, augments: Iterable[AugmentConfig]) -> int:
+    """The longer side in pixels beyond which training pictures show nothing more in an input of side ``size``."""
+    return math.ceil(size * max((1 + augment.scale) * (1 + augment.multi_scale) for augment in augments))
 
 
-class Line:
-    """Carries orders to where the work is done and batches back, in the orders' order."""
-
-    def __init__(self, kitchen: Kitchen, workers: int, ahead: bool) -> None:
-        self.kitchen, self.workers, self.ahead = kitchen, workers, ahead
-
-    def serve(self, orders: Iterable[Order]) -> Iterator[Batch]:
-        with closing(self._made(orders)) as made:  # at once, whoever still holds this generator
-            for each in made:
-                if isinstance(each, Failure):
-                    raise DataError(each.message)
-                yield each.unpack()
-
-    def _made(self, orders: Iterable[Order]) -> Generator[PackedBatch | Failure, None, None]:
-        if self.workers:
-            return self._by_workers(orders)
-        return _in_thread(self.kitchen, orders) if self.ahead else (self.kitchen[order] for order in orders)
-
-    def _by_workers(self, orders: Iterable[Order]) -> Generator[PackedBatch | Failure, None, None]:
-        loader = DataLoader(
-            self.kitchen,
-            sampler=orders,
-            batch_size=None,
-            num_workers=self.workers,
-            collate_fn=_as_is,  # type: ignore[arg-type]
-            timeout=GLANCE,
-            prefetch_factor=_AHEAD,
-            multiprocessing_context=_context(),
-            pin_memory=torch.cuda.is_available(),
-        )
-        made, waited = iter(loader), 0.0
-        while True:
-            try:
-                item = next(made)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError, EOFError) as error:
-                waited += GLANCE
-                if _late(error) and waited < TIMEOUT:
-                    continue
-                raise _of_workers(error) from error
-            waited = 0.0
-            yield item
-
-
-def _late(error: Exception) -> bool:
-    return "timed out" in str(error)
-
-
-def _of_workers(error: Exception) -> Exception:
-    """One line for workers that died or hang; an error that a worker reported itself as it is."""
-    reason = (str(error).splitlines() or ["one ended while it sent a batch"])[0]
-    broken = isinstance(error, OSError | EOFError) and not reason.startswith("Caught ")
-    if not (broken or _late(error) or "exited unexpectedly" in reason):
-        return error
-    return DataError(
-        f"the data workers failed: {reason}; memory may be short, or a script has no __main__ guard: "
-        "try fewer workers, or workers: 0"
-    )
-
-
-def _as_is(made: PackedBatch | Failure) -> PackedBatch | Failure:
-    return made
-
-
-def _context() -> BaseContext:
-    """A fork after torch has started threads may hang and fresh interpreters are slow: a server forks clean ones."""
-    methods: Sequence[str] = multiprocessing.get_all_start_methods()
-    if "forkserver" not in methods:
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["unified", "unified.data.mixing"])
-    return context
-
-
-def _in_thread(kitchen: Kitchen, orders: Iterable[Order]) -> Generator[PackedBatch | Failure, None, None]:
-    """Batches made ahead by a thread; it ends with the iteration, however that ends."""
-    made: queue.Queue[PackedBatch | Failure | BaseException | None] = queue.Queue(maxsize=_AHEAD)
-    stopped = threading.Event()
-
-    def put(item: PackedBatch | Failure | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                return made.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for order in orders:
-                if stopped.is_set():
-                    return
-                put(kitchen[order])
-            put(None)
-        except BaseException as error:  # whatever it is belongs to the one who waits
-            put(error)
-
-    thread = threading.Thread(target=work, name="unified-data", daemon=True)
-    thread.start()
-    try:
-        while (item := made.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join(timeout=5)
+def spoilage_of(mixture: Mixture, most: float = MOST, tell: Callable[[Spoiled], None] | None = None) -> Spoilage:
+    """A count of a mixture's unreadable pictures."""
+    return Spoilage({name: len(source) for name, source in mixture.sources.items()}, most, tell)

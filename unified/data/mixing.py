@@ -3,44 +3,40 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping
+import copy
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Final
 
-import numpy as np
-
-from unified.contracts.config import AugmentConfig, DataConfig, DatasetConfig
+from unified.contracts.augmentation import MIXING, TRANSFORMS, broken, without
+from unified.contracts.config import AugmentConfig, DataConfig, DatasetConfig, PartConfig
 from unified.contracts.errors import DataError
 from unified.contracts.protocols import Labels, datasets
-from unified.contracts.structures import Frame, Sample, Vocabulary
+from unified.contracts.structures import Annotations, Sample, Vocabulary
+from unified.data.darkroom import Darkroom, Stored, stream
 from unified.data.labels import LabelReader, claim
+from unified.data.larder import Larder
 from unified.data.loader import EvalLoader as EvalLoader
 from unified.data.loader import TrainLoader as TrainLoader
-from unified.data.mosaic import mosaic
+from unified.data.sampler import Sampler, make_sampler
 from unified.data.source import Source, Split, open_source
-from unified.data.transforms import (
-    View,
-    compose,
-    draw_affine,
-    draw_flip,
-    draw_jitter,
-    draws_affine,
-    fitting_matrix,
-    letterbox_frame,
-    letterbox_sample,
-    move,
-    to_pixels,
-    view_of,
-)
-from unified.data.vocabulary import Translator, merge_vocabularies, shared_identities
+from unified.data.spoilage import Spoiled, stand_ins
+from unified.data.transforms import letterbox_sample
+from unified.data.vocabulary import Translator, merge_vocabularies, renamed, shared_identities
+
+SECOND_VIEW: Final = AugmentConfig(scale=0.3, translate=0.1, fliplr=0.5, hue=0.015, saturation=0.4, value=0.3)
+"""How the other look at an image differs, by which retrieval is scored where views are the identity."""
 
 
 class Mixture:
     """Opened datasets that speak one vocabulary.
 
-    ``sources`` and ``serves`` (the tasks each one labels) are by dataset name; ``warnings`` are one-line remarks;
-    ``size`` is the side of the network's square input in pixels. A mixture is cheap to send to another process.
+    ``sources``, ``serves`` (the tasks each one labels) and ``order`` (its sampler) are by dataset name; ``warnings``
+    are one-line remarks; ``size`` is the side of the network's square input in pixels. A mixture is cheap to send to
+    another process.
+    ``spoiled`` collects the unreadable pictures for which others were taken, until somebody empties it.
     """
 
     def __init__(
@@ -50,85 +46,154 @@ class Mixture:
         vocabulary: Vocabulary,
         size: int,
         warnings: tuple[str, ...] = (),
+        order: Mapping[str, PartConfig] | None = None,
     ) -> None:
         self.sources = dict(sources)
         self.readers = dict(readers)
         self.vocabulary = vocabulary
         self.size = size
         self.warnings = warnings
+        self.order = dict(order or {})
         self.serves = {name: tuple(reader.claims) for name, reader in self.readers.items()}
+        self.reach: int | None = None
+        self.larder: Larder | None = None
+        self.spoiled: list[Spoiled] = []
 
     @property
     def images(self) -> int:
         """Images of all datasets together."""
         return sum(len(source) for source in self.sources.values())
 
+    def categories(self) -> dict[str, dict[str, str]]:
+        """For every dataset, which class of the run each of its files' own category ids is."""
+        found = {}
+        for name, source in self.sources.items():
+            alias = dict(zip(source.vocabulary.boxes, self.readers[name].words.names.boxes, strict=True))
+            found[name] = {ident: alias[word] for ident, word in source.category_ids if word in alias}
+        return found
+
     def at(self, size: int) -> Mixture:
         """The same mixture for another input size."""
-        return self if size == self.size else Mixture(self.sources, self.readers, self.vocabulary, size, self.warnings)
+        other = copy.copy(self)
+        other.size = size
+        return other
+
+    def stocked(self, reach: int | None, larder: Larder | None = None) -> Mixture:
+        """The same mixture for one user, who empties its ``spoiled``.
+
+        Args:
+            reach: the longer side in pixels at which training pictures are decoded at most; None: in full.
+            larder: where they are kept.
+        """
+        stocked = copy.copy(self)
+        stocked.reach, stocked.larder, stocked.spoiled = reach, larder, []
+        return stocked
 
     def sample(
-        self, dataset: str, index: int, epoch: int = 0, augment: AugmentConfig | None = None, *, seed: int = 0
+        self,
+        dataset: str,
+        index: int,
+        epoch: int = 0,
+        augment: AugmentConfig | None = None,
+        *,
+        seed: int = 0,
+        tasks: Collection[str] | None = None,
+        shape: tuple[int, int] | None = None,
     ) -> list[Sample]:
         """One image as the network sees it; two for training datasets whose image identity is ``views``.
 
         Every random number comes from (seed, epoch, dataset, index), so a sample is the same wherever it is made.
-        ``augment=None`` gives the plain letterbox, whose frame leads back to original pixels.
+        ``augment=None`` gives the plain letterbox, whose frame leads back to original pixels; to ``shape`` (height,
+        width), where it is given. What would make the labels of ``tasks`` (None: all that the dataset serves) untrue is
+        left out of ``augment``. In training another image takes the place of one that cannot be read, always the same.
+
+        Raises:
+            DataError: the picture cannot be read; in training, neither can any of those that might take its place.
         """
-        source = self.sources[dataset]
         if augment is None:
-            return [self._plain(dataset, index)]
-        return [self._augmented(dataset, index, epoch, augment, seed, salt) for salt in range(2 if source.views else 1)]
+            return [self._plain(dataset, index, shape)]
+        room, views = self._darkroom(dataset), self.sources[dataset].views
+        true = self._true(dataset, augment, self.serves[dataset] if tasks is None else tasks)
+        return [room.develop(index, stream(seed, epoch, dataset, index, salt), true) for salt in range(1 + views)]
 
-    def _plain(self, dataset: str, index: int) -> Sample:
-        sample, bare = self._read(dataset, index)
-        fitted = letterbox_sample(sample, self.size)
-        nothing = sample.annotations.box_labels[:0]
-        finished = self.readers[dataset].finish(fitted.annotations, nothing, bare=bare, mixed=False)
-        return replace(fitted, annotations=finished)
+    def _true(self, dataset: str, augment: AugmentConfig, tasks: Collection[str]) -> AugmentConfig:
+        """The settings without what would make the labels of these tasks untrue."""
+        true = self.readers[dataset].allowed(augment, tasks)
+        return without(true, MIXING) if self.sources[dataset].views else true  # it would leave views without identity
 
-    def _read(self, dataset: str, index: int) -> tuple[Sample, bool]:
-        """A stored image in the run's words, and whether it was stored without boxes."""
-        reader, source = self.readers[dataset], self.sources[dataset]
-        stored = source.read(index)
-        found = reader.translate(stored.annotations)
-        if source.views:
-            found = replace(found, identity=reader.view_identity(index))
-        return replace(stored, annotations=found), len(stored.annotations) == 0
+    def remarks(self, augments: Iterable[AugmentConfig]) -> tuple[str, ...]:
+        """One line for every transform of these settings that a dataset goes without, and why."""
+        found: dict[str, None] = {}
+        for augment in augments:
+            for name, source in self.sources.items():
+                true = self._true(name, augment, self.serves[name])
+                lost = [each for each in TRANSFORMS if getattr(augment, each) != getattr(true, each)]
+                if lost:
+                    found[f"dataset '{name}': without {', '.join(lost)}, which would make labels untrue"] = None
+                if true.copy_paste and true.copy_paste_by == "masks" and not source.masks:
+                    remark = "without copy_paste, for want of masks; copy_paste_by: boxes needs none"
+                    found[f"dataset '{name}': {remark}"] = None
+        return tuple(found)
 
-    def _augmented(self, dataset: str, index: int, epoch: int, augment: AugmentConfig, seed: int, salt: int) -> Sample:
+    def second_view(self, dataset: str, index: int) -> Sample:
+        """Another look at an image, always the same one, to be recognised by; only its identity is known."""
+        reader, asked = self.readers[dataset], self.recognises(dataset)
+        stored = self._translated(dataset, index, self.sources[dataset].read(index))  # nothing takes its place
+        room = Darkroom(lambda _: stored, 1, reader, self.size)
+        sample = room.develop(index, stream(0, 0, dataset, index, 0), reader.allowed(SECOND_VIEW, asked))
+        states = {task: sample.annotations.states[task] for task in asked}
+        return replace(sample, annotations=Annotations(identity=sample.annotations.identity, states=states))
+
+    def recognises(self, dataset: str) -> tuple[str, ...]:
+        """The tasks that learn identities where two views of an image are one; none elsewhere."""
+        claims = self.readers[dataset].claims if self.sources[dataset].views else {}
+        return tuple(task for task, said in claims.items() if said.table == "identities")
+
+    def samplers(self, batch: int, seed: int) -> dict[str, Sampler]:
+        """The order in which each dataset's images come to batches of ``batch`` images.
+
+        Raises:
+            UnifiedError: a dataset's sampler does not fit it.
+        """
+        configs = {name: self.order.get(name, PartConfig(name="shuffle")) for name in self.sources}
+        return {name: make_sampler(configs[name], source, batch, seed) for name, source in self.sources.items()}
+
+    def _darkroom(self, dataset: str) -> Darkroom:
+        read = partial(self._read, dataset)
+        return Darkroom(read, len(self.sources[dataset]), self.readers[dataset], self.size)
+
+    def _plain(self, dataset: str, index: int, shape: tuple[int, int] | None) -> Sample:
+        stored = self._translated(dataset, index, self.sources[dataset].read(index))
+        fitted = letterbox_sample(stored.sample, shape or self.size)
+        nothing = fitted.annotations.box_labels[:0]
+        return replace(fitted, annotations=self.readers[dataset].finish(fitted.annotations, nothing, bare=stored.bare))
+
+    def _read(self, dataset: str, index: int) -> Stored:
+        """A stored image for training, or the one that takes its place."""
+        first = ""
+        for k in (index, *stand_ins(dataset, index, len(self.sources[dataset]))):
+            try:
+                return self._translated(dataset, k, self._within_reach(dataset, k))
+            except DataError as error:
+                self.spoiled.append(Spoiled(dataset, k, str(error)))
+                first = first or str(error)
+        raise DataError(f"dataset '{dataset}': no picture can be used; the first: {first}")
+
+    def _within_reach(self, dataset: str, index: int) -> Sample:
         source = self.sources[dataset]
-        rng = stream(seed, epoch, dataset, index, salt)
-        mixed = rng.random() < augment.mosaic and not source.views  # whose identity a mosaic would lose
-        others = rng.integers(len(source), size=3).tolist() if mixed else []
-        read = [self._read(dataset, k) for k in (index, *others)]
-        views = [view_of(sample) for sample, _ in read]
-        view = mosaic(views, rng, augment, self.size) if mixed else self._moved(views[0], rng, augment)
-        view = draw_jitter(draw_flip(view, rng, augment), rng, augment)
-        bare = all(empty for _, empty in read)
-        annotations = self.readers[dataset].finish(view.annotations, view.cut, bare=bare, mixed=mixed)
-        original = read[0][0].frame
-        return Sample(to_pixels(view.image), annotations, Frame(original.image_id, original.size))
+        if self.reach is None:
+            return source.read(index)
+        if self.larder is None:
+            return source.read_within(index, self.reach)
+        return source.read_within(index, self.reach, partial(self.larder.read, dataset, index))
 
-    def _moved(self, view: View, rng: np.random.Generator, augment: AugmentConfig) -> View:
-        """Letterbox and random affine as one matrix; nothing at all where the picture fits as it is."""
-        size = view.image.height, view.image.width
-        if not draws_affine(augment):
-            if size == (self.size, self.size):
-                return view
-            frame = letterbox_frame("", size, self.size)
-            moved = move(view, fitting_matrix(size, self.size), self.size)
-            boxes = frame.to_input(view.annotations.boxes_xyxy)  # a letterbox loses no box, however thin
-            return replace(moved, annotations=replace(view.annotations, boxes_xyxy=boxes), cut=view.cut)
-        centre = (self.size / 2, self.size / 2)
-        matrix = compose(draw_affine(rng, augment, centre, self.size), fitting_matrix(size, self.size))
-        return move(view, matrix, self.size)
-
-
-def stream(seed: int, epoch: int, dataset: str, index: int, salt: int) -> np.random.Generator:
-    """The random numbers of one sample, whichever process or rank draws them."""
-    key = [seed, epoch, zlib.crc32(dataset.encode()), index, salt]
-    return np.random.default_rng(np.random.SeedSequence(key))
+    def _translated(self, dataset: str, index: int, stored: Sample) -> Stored:
+        """A stored image in the run's words."""
+        reader = self.readers[dataset]
+        found = reader.translate(stored.annotations)
+        if self.sources[dataset].views:
+            found = replace(found, identity=reader.view_identity(index))
+        return Stored(replace(stored, annotations=found), bare=len(stored.annotations) == 0)
 
 
 def open_mixture(
@@ -139,6 +204,7 @@ def open_mixture(
     size: int,
     base: Path,
     vocabulary: Vocabulary | None = None,
+    breaks: Mapping[str, Collection[str]] | None = None,
 ) -> Mixture:
     """Opens one split of every dataset that has it.
 
@@ -150,6 +216,8 @@ def open_mixture(
         base: the folder that relative paths start from.
         vocabulary: a trained network's words, instead of the datasets' own; words it does not know are left out with
             a warning. Of the ``val`` split unknown identities are kept, numbered on from the vocabulary's end.
+        breaks: for every asked task, the transforms that make its labels untrue; by default, of tags and identities,
+            those that mix pictures.
 
     Raises:
         DataError: a dataset cannot be opened; in training, a dataset serves none of the tasks or a task is labelled by
@@ -163,13 +231,22 @@ def open_mixture(
     sources = {name: open_source(name, dataset, split, base, size) for name, dataset in offering.items()}
     for source in sources.values():
         warnings += source.warnings
-    words = vocabulary or merge_vocabularies(source.vocabulary for source in sources.values())
+    own = {n: renamed(n, s.vocabulary, offering[n].aliases, s.tag_classes) for n, s in sources.items()}
+    words = vocabulary or merge_vocabularies(own.values())
     translator = Translator(words, newcomers=split == "val")
     readers = {}
     for name, source in sources.items():
-        word_map, lost = translator.translate(name, source.vocabulary)
+        word_map, lost = translator.translate(name, own[name])
         claims = {t: claim(source, offering[name], t, table, words, word_map) for t, table in labels.items()}
-        readers[name] = LabelReader(source, words, word_map, {t: c for t, c in claims.items() if c is not None})
+        declared = breaks or {t: MIXING if table in ("tags", "identities") else () for t, table in labels.items()}
+        told = {
+            t: replace(c, breaks=broken(offering[name], name, t, declared.get(t, ())))
+            for t, c in claims.items()
+            if c is not None
+        }
+        readers[name] = LabelReader(source, words, word_map, told)
+        if not any(said.table == "identities" for said in told.values()):
+            source.views = False  # nobody asks which views belong together
         warnings += lost
     idle, silent = _unserved(config, readers, labels)
     problems = [*idle.values(), *silent]
@@ -179,7 +256,9 @@ def open_mixture(
     if "identities" in labels.values():
         warnings += shared_identities([(name, source.vocabulary) for name, source in sources.items()])
     warnings += [f"'{split}' split: {remark}" for remark in problems]
-    return Mixture(sources, {name: readers[name] for name in sources}, words, size, tuple(dict.fromkeys(warnings)))
+    order = {name: offering[name].sampler for name in sources}
+    kept = {name: readers[name] for name in sources}
+    return Mixture(sources, kept, words, size, tuple(dict.fromkeys(warnings)), order)
 
 
 def _offers(dataset: DatasetConfig, split: Split) -> bool:

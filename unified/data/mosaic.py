@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Four pictures in one, so that a network meets more objects, smaller and in stranger company.
+"""Several pictures in one, so that a network meets more objects, smaller and in stranger company.
 
-Bochkovskiy et al. 2020, YOLOv4, section 3.3. Legend: S the side of the input in pixels.
+Four around a point: Bochkovskiy et al. 2020, YOLOv4, section 3.3. Legend: S the side of the input in pixels.
 """
 
 from __future__ import annotations
@@ -17,52 +17,96 @@ from PIL import Image
 from unified.contracts.config import AugmentConfig
 from unified.contracts.structures import Annotations
 from unified.data.picture import GREY
-from unified.data.transforms import View, draw_affine, fitting_matrix, move, move_boxes
+from unified.data.transforms import View, draw_affine, fitting_matrix, move, move_boxes, move_extras
+
+Extent = tuple[int, int]  # (width, height) or (x, y) in pixels
 
 
 def mosaic(views: Sequence[View], rng: np.random.Generator, augment: AugmentConfig, side: int) -> View:
-    """Four views around a random point of a (2 S, 2 S) grey canvas, seen through a random (S, S) window.
+    """Four or nine views on a (2 S, 2 S) grey canvas, seen through a random (S, S) window.
 
-    Each picture keeps its shape and is fitted to S; the point lies in S / 2 .. 3 S / 2 on both axes. The whole-image
-    identity is gone (-1): four scenes are nobody's.
+    Each picture keeps its shape and is fitted to S. Four meet in a random point, S / 2 .. 3 S / 2 on both axes. Of nine
+    the first has its corner in a random point, 0 .. S on both axes, and the others stand around it as far as the canvas
+    goes. The whole-image identity is gone (-1): several scenes are nobody's.
     """
-    x, y = (int(v) for v in rng.integers(side // 2, side + side // 2, 2, endpoint=True))
+    extents = [_fitted((view.image.height, view.image.width), side) for view in views]
+    if len(views) == 4:
+        corners = _around_a_point(extents, _draw_point(rng, side // 2, side + side // 2))
+    else:
+        corners = _around_the_first(extents, _draw_point(rng, 0, side))
     canvas = Image.new("RGB", (2 * side, 2 * side), (GREY, GREY, GREY))
-    tiles = [_tile(view, k, (x, y), side) for k, view in enumerate(views)]
-    for tile, (left, top) in tiles:
-        canvas.paste(tile.image, (left, top))
-    joined = _joined([_shifted(tile, corner) for tile, corner in tiles])
-    inside, cut = move_boxes(joined, np.eye(2, 3), 2 * side)  # the window may see past the canvas, where nothing is
-    whole = View(canvas, inside, torch.cat([cut, *(tile.cut for tile, _ in tiles)]))
+    parts = [_laid(view, extent, corner, canvas) for view, extent, corner in zip(views, extents, corners, strict=True)]
+    inside, cut = move_boxes(joined(parts), np.eye(2, 3), 2 * side)  # the window may see past the canvas
+    whole = View(canvas, inside, torch.cat([cut, *(view.cut for view in views)]))
     return move(whole, draw_affine(rng, augment, (side, side), side), side)
 
 
-def _tile(view: View, k: int, centre: tuple[int, int], side: int) -> tuple[View, tuple[int, int]]:
-    """View k (left above, right above, left below, right below) fitted to S, and where its corner goes."""
-    size = view.image.height, view.image.width
-    width, height = _fitted(size, side)
-    if (height, width) != size:
-        scale_x, scale_y = width / size[1], height / size[0]
-        boxes = view.annotations.boxes_xyxy * torch.tensor([scale_x, scale_y, scale_x, scale_y])
-        image = view.image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        view = replace(view, image=image, annotations=replace(view.annotations, boxes_xyxy=boxes))
-    left = centre[0] - width if k % 2 == 0 else centre[0]
-    top = centre[1] - height if k < 2 else centre[1]
-    return view, (left, top)
+def mixup(first: View, second: View, share: float) -> View:
+    """Two views of one size, blended: ``share`` of the first, with the objects of both (Zhang et al. 2018, mixup).
+
+    Both pictures' objects count in full, whatever the share: with Beta(8, 8) neither picture fades away.
+    """
+    image = Image.blend(second.image, first.image, share)
+    return View(image, joined([first.annotations, second.annotations]), torch.cat([first.cut, second.cut]))
 
 
-def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+def _draw_point(rng: np.random.Generator, low: int, high: int) -> Extent:
+    x, y = (int(v) for v in rng.integers(low, high, 2, endpoint=True))
+    return x, y
+
+
+def _fitted(size: tuple[int, int], side: int) -> Extent:
     """(width, height) in pixels of an image of ``size`` (height, width) fitted to S."""
     matrix = fitting_matrix(size, side)
     return round(matrix[0, 0] * size[1]), round(matrix[1, 1] * size[0])
 
 
-def _shifted(tile: View, corner: tuple[int, int]) -> Annotations:
-    return replace(tile.annotations, boxes_xyxy=tile.annotations.boxes_xyxy + torch.tensor([*corner, *corner]).float())
+def _around_a_point(extents: Sequence[Extent], point: Extent) -> list[Extent]:
+    """Upper left corners of four pictures: left above, right above, left below, right below of the point."""
+    x, y = point
+    return [(x - w if k % 2 == 0 else x, y - h if k < 2 else y) for k, (w, h) in enumerate(extents)]
 
 
-def _joined(parts: Sequence[Annotations]) -> Annotations:
-    """The boxes of several images as those of one. States are the first one's; the caller writes them anew."""
+def _around_the_first(extents: Sequence[Extent], corner: Extent) -> list[Extent]:
+    """Upper left corners of nine pictures: the first at ``corner``, and a pinwheel of four arms of two around it.
+
+    An arm begins flush with one corner of the first picture and runs past the next one, so that pictures of any shapes
+    never overlap: above to the right, right downwards, below to the left, left upwards.
+    """
+    (left, top), (width, height) = corner, extents[0]
+    right, bottom = left + width, top + height
+    (w1, h1), (_, h2), (_, h3), _, (w5, _), (w6, _), (w7, h7), (w8, h8) = extents[1:]
+    above = [(left, top - h1), (left + w1, top - h2)]
+    beside = [(right, top), (right, top + h3)]
+    below = [(right - w5, bottom), (right - w5 - w6, bottom)]
+    before = [(left - w7, bottom - h7), (left - w8, bottom - h7 - h8)]
+    return [corner, *above, *beside, *below, *before]
+
+
+def _laid(view: View, extent: Extent, corner: Extent, canvas: Image.Image) -> Annotations:
+    """Pastes a view scaled to ``extent`` at ``corner``, and gives its annotations there."""
+    (x, y), size, image = corner, view.image.size, view.image
+    seen = x < canvas.width and y < canvas.height and x + extent[0] > 0 and y + extent[1] > 0
+    if extent != size and seen:
+        image = image.resize(extent, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    if seen:
+        canvas.paste(image, corner)
+    boxes, scale = view.annotations.boxes_xyxy, (extent[0] / size[0], extent[1] / size[1])
+    if extent != size:
+        boxes = boxes * torch.tensor([*scale, *scale])
+    there = np.array([[scale[0], 0, x], [0, scale[1], y]])
+    moved = move_extras(view.annotations, there, (canvas.height, canvas.width))
+    return replace(moved, boxes_xyxy=boxes + torch.tensor([x, y, x, y]).float())
+
+
+def joined(parts: Sequence[Annotations]) -> Annotations:
+    """The boxes of several images as those of one, with what extras the boxes of all have.
+
+    States are the first one's; the caller writes them anew.
+    """
     names = ("boxes_xyxy", "box_labels", "box_states", "box_identities", "box_areas", "box_crowd")
     columns: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    return replace(parts[0], identity=-1, extras={}, **columns)
+    first, others = parts[0].extras, [part.extras for part in parts[1:]]
+    shared = {k for k, each in first.items() if hasattr(each, "joined") and all(k in extras for extras in others)}
+    extras = {k: first[k].joined([extras[k] for extras in others]) for k in sorted(shared)}
+    return replace(parts[0], identity=-1, extras=extras, **columns)

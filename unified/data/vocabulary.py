@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unified.contracts.config import AliasConfig
+from unified.contracts.errors import DataError, suggestion
 from unified.contracts.structures import Vocabulary
 
 Indices = NDArray[np.int64]
@@ -23,6 +25,34 @@ def merge_vocabularies(vocabularies: Iterable[Vocabulary]) -> Vocabulary:
     return Vocabulary(**{t: tuple(dict.fromkeys(word for v in given for word in getattr(v, t))) for t in TABLES})
 
 
+def renamed(name: str, own: Vocabulary, aliases: AliasConfig, tag_classes: Sequence[int] = ()) -> Vocabulary:
+    """A dataset's words by the names that the run has for them, index by index; two may become one.
+
+    A tag that is the presence of a class (``tag_classes``) is renamed with it.
+
+    Raises:
+        DataError: an alias of a word that the dataset has not.
+    """
+    _check_aliases(name, own, aliases)
+    boxes, tags = {**aliases.both, **aliases.boxes}, {**aliases.both, **aliases.tags}
+    presence = tag_classes or (-1,) * len(own.tags)
+    return replace(
+        own,
+        boxes=tuple(boxes.get(word, word) for word in own.boxes),
+        tags=tuple((boxes if k >= 0 else tags).get(word, word) for word, k in zip(own.tags, presence, strict=True)),
+    )
+
+
+def _check_aliases(name: str, own: Vocabulary, aliases: AliasConfig) -> None:
+    tables = ((aliases.boxes, own.boxes, "boxes"), (aliases.tags, own.tags, "tags"))
+    for given, words, what in (*tables, (aliases.both, (*own.boxes, *own.tags), "boxes or tags")):
+        for word in given:
+            if word not in words:
+                raise DataError(
+                    f"dataset '{name}': aliases: '{word}' is none of its {what}{suggestion(word, {*words})}"
+                )
+
+
 @dataclass(frozen=True, eq=False)
 class WordMap:
     """Where a dataset's own words stand in the run's vocabulary, by own index; -1 for words the run does not know."""
@@ -31,6 +61,7 @@ class WordMap:
     tags: Indices
     identities: Indices
     image_identities: Indices
+    names: Vocabulary  # the own words as aliases name them, index by index
 
 
 class Translator:
@@ -46,8 +77,9 @@ class Translator:
         self._index = {t: {word: k for k, word in enumerate(getattr(vocabulary, t))} for t in TABLES}
 
     def translate(self, name: str, own: Vocabulary) -> tuple[WordMap, list[str]]:
-        """The map of a dataset's words, and a one-line remark for every table that lost some."""
-        maps, warnings = {}, []
+        """The map of a dataset's words, as aliases name them, and a one-line remark for every table that lost some."""
+        maps: dict[str, Indices] = {}
+        warnings = []
         for table in TABLES:
             words: Sequence[str] = getattr(own, table)
             index = self._index[table]
@@ -62,7 +94,7 @@ class Translator:
                 warnings.append(
                     f"dataset '{name}': the model does not know {len(lost)} of its {kind}; left out: {shown}"
                 )
-        return WordMap(**maps), warnings
+        return WordMap(**maps, names=own), warnings
 
 
 def shared_identities(vocabularies: Sequence[tuple[str, Vocabulary]]) -> list[str]:

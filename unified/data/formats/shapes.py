@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from pycocotools import mask as coco_mask
 
 from unified.contracts.config import DatasetConfig
 from unified.contracts.errors import DataError
+from unified.contracts.extras import Masks
 from unified.contracts.structures import Annotations, Frame, LabelState, Sample, Vocabulary
+from unified.data.masks import Rle
 from unified.data.shapes import ATTRIBUTES, CLASSES, IDENTITIES, SCENES, ShapesStore
 from unified.data.source import Source, Split, check_options
 
@@ -36,7 +38,7 @@ class ShapesDataset(Source):
         options = {**_DEFAULTS, **config.options}
         self.name = name
         self.views = config.identity.image == "views"
-        self.warnings = []
+        self.warnings, self.masks = [], True
         self.split = split
         _check(name, {**options, "size": options["size"] or _USUAL})
         side = options["size"] or min(max(size or _USUAL, _SIZES[0]), _SIZES[1])
@@ -71,8 +73,15 @@ class ShapesDataset(Source):
         side = int(self.store.images.shape[1])
         return side, side
 
+    def identities(self, index: int, of: Literal["boxes", "image"]) -> Sequence[int]:
+        store = self.store
+        rows = slice(int(store.offsets[index]), int(store.offsets[index + 1]))
+        return sorted({*store.identities[rows].tolist()}) if of == "boxes" else [int(store.scenes[index])]
+
     def read(self, index: int) -> Sample:
         store = self.store
+        image = torch.from_numpy(np.array(store.images[index])).permute(2, 0, 1)
+        side = int(image.shape[1])
         rows = slice(int(store.offsets[index]), int(store.offsets[index + 1]))
         objects = rows.stop - rows.start
         tags = np.full(len(self.vocabulary.tags), LabelState.NEGATIVE, dtype=np.int8)
@@ -86,8 +95,8 @@ class ShapesDataset(Source):
             box_crowd=torch.zeros(objects, dtype=torch.bool),
             identity=int(store.scenes[index]),
             states={"tags": torch.from_numpy(tags)},
+            extras={"masks": Masks((side, side), tuple(map(Rle.of, store[index].masks)))},
         )
-        image = torch.from_numpy(np.array(store.images[index])).permute(2, 0, 1)
         return Sample(image, annotations, Frame(self.image_id(index), (int(image.shape[1]), int(image.shape[2]))))
 
 

@@ -24,6 +24,8 @@ class Level:
     """Object count aimed at in a crowded scene."""
     crowding: float
     """Share of scenes that are crowded."""
+    turn: float
+    """Most that an object is turned from upright, either way, in degrees; 180 is any way round."""
     overlap: float
     """Chance that an object is put on purpose beside or over an earlier one."""
     visible: float
@@ -56,19 +58,20 @@ class Level:
 
 LEVELS: Final[dict[str, Level]] = {
     "easy": Level(
-        name="easy", diameter=(34, 88), few=(1, 4), many=(6, 7), crowding=0.25, overlap=0.0, visible=0.85, inside=0.92,
-        clutter=(0, 3), fade=0.0, exposure=(0.95, 1.08), dark=(0.50, 0.58), tint=(0.7, 0.9), gradient=0.08,
+        name="easy", diameter=(34, 88), few=(1, 4), many=(6, 7), crowding=0.25, turn=30.0, overlap=0.0, visible=0.85,
+        inside=0.92, clutter=(0, 3), fade=0.0, exposure=(0.95, 1.08), dark=(0.50, 0.58), tint=(0.7, 0.9), gradient=0.08,
         fog=(0.38, 0.46), spot=(0.45, 0.52), clean=(0.5, 2.0), noisy=(12.0, 15.0), blur=0.04,
     ),
     "medium": Level(
-        name="medium", diameter=(24, 100), few=(1, 4), many=(6, 8), crowding=0.28, overlap=0.15, visible=0.60,
-        inside=0.65, clutter=(3, 9), fade=0.0, exposure=(0.86, 1.10), dark=(0.44, 0.56), tint=(0.6, 1.0),
+        name="medium", diameter=(24, 100), few=(1, 5), many=(6, 8), crowding=0.40, turn=45.0, overlap=0.12,
+        visible=0.65, inside=0.68, clutter=(2, 7), fade=0.0, exposure=(0.86, 1.10), dark=(0.44, 0.56), tint=(0.6, 1.0),
         gradient=0.16, fog=(0.38, 0.52), spot=(0.40, 0.50), clean=(1.0, 4.0), noisy=(12.0, 17.0), blur=0.12,
     ),
     "hard": Level(
-        name="hard", diameter=(12, 56), few=(1, 4), many=(6, 8), crowding=0.40, overlap=0.45, visible=0.40,
-        inside=0.50, clutter=(10, 22), fade=0.35, exposure=(0.72, 1.12), dark=(0.32, 0.44), tint=(0.8, 1.6),
-        gradient=0.32, fog=(0.48, 0.68), spot=(0.26, 0.40), clean=(3.0, 9.0), noisy=(20.0, 29.0), blur=0.24,
+        name="hard", diameter=(12, 56), few=(1, 4), many=(6, 8), crowding=0.40, turn=180.0, overlap=0.45,
+        visible=0.40, inside=0.50, clutter=(10, 22), fade=0.35, exposure=(0.72, 1.12), dark=(0.32, 0.44),
+        tint=(0.8, 1.6), gradient=0.32, fog=(0.48, 0.68), spot=(0.26, 0.40), clean=(3.0, 9.0), noisy=(20.0, 29.0),
+        blur=0.24,
     ),
 }  # fmt: skip
 """The named levels: `easy`, `medium` (the default everywhere) and `hard`."""

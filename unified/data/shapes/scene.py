@@ -21,7 +21,7 @@ from .level import REFERENCE, Level, level_named
 from .light import Light, expose, sample_light
 from .sprite import Sprite, draw
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Raised whenever the same arguments render another picture or record; part of every cache's key."""
 
 SPLITS: Final[tuple[str, ...]] = ("train", "val")
@@ -125,7 +125,8 @@ def _populate(rng: np.random.Generator, stage: Stage, split: str, light: Light) 
     span = np.log(level.diameter) - ((0, 0.25) if crowded else (0, 0))
     for chosen in _choose(rng, int(rng.integers(low, high + 1))):
         radius = float(np.exp(rng.uniform(*span))) / 2 * scale
-        angle, fade = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0, level.fade)) if level.fade else 0.0
+        turn = np.radians(level.turn)
+        angle, fade = float(rng.uniform(-turn, turn)), float(rng.uniform(0, level.fade)) if level.fade else 0.0
         shift_x, shift_y = rng.uniform(-0.5, 0.5, 2)
         sprite = draw(IDENTITIES[chosen], radius, angle, (float(shift_x), float(shift_y)), light, fade)
         for attempt in range(TRIES):

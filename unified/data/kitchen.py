@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where batches are made: here, in a thread beside, or in worker processes; always the same pixels in one order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from unified.contracts.config import AugmentConfig
+from unified.contracts.errors import DataError, UnifiedError
+from unified.contracts.structures import Batch, Sample
+from unified.data.collate import PackedBatch, pack
+from unified.data.larder import Larder
+from unified.data.spoilage import Spoilage, Spoiled
+
+if TYPE_CHECKING:
+    from unified.data.mixing import Mixture
+
+TIMEOUT: Final = 300.0  # seconds without a batch after which workers are given up; torch would wait for ever
+GLANCE: Final = 5.0  # seconds after which a silent worker is looked at: a dead one does not report itself
+AHEAD: Final = 3  # batches made before they are asked for, by each worker or by the thread
+
+
+@dataclass(frozen=True)
+class Order:
+    """The address of a batch: which images of which dataset, each in which of its epochs."""
+
+    dataset: str
+    tasks: tuple[str, ...]
+    items: tuple[tuple[int, int], ...]  # (index, epoch)
+    augment: AugmentConfig | None = None
+    shape: tuple[int, int] | None = None  # (height, width) pixels, where it is not the usual square
+    second: bool = False  # the second views of images by which they are to be recognised
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A person's mistake found in a worker, sent home as its one line instead of a worker's traceback."""
+
+    message: str
+
+
+class Kitchen(Dataset[PackedBatch | Failure]):
+    """Turns orders into packed batches, in whatever process it stands."""
+
+    def __init__(self, mixture: Mixture, seed: int, reach: int | None = None, larder: Larder | None = None) -> None:
+        self.mixture, self.seed = mixture.stocked(reach, larder), seed
+
+    def __getitem__(self, order: Order) -> PackedBatch | Failure:
+        try:
+            return self.make(order)
+        except UnifiedError as error:
+            return Failure(str(error))
+
+    def make(self, order: Order) -> PackedBatch:
+        """The batch of an order. In training it is always full; in evaluation unreadable pictures are missing."""
+        start, spoiled = time.thread_time(), self.mixture.spoiled
+        mixture = self.mixture.at(order.shape[0]) if order.shape and order.augment else self.mixture
+        samples = [each for index, epoch in order.items for each in self._samples(mixture, order, index, epoch)]
+        packed = pack(samples, order.dataset, order.tasks)
+        met = tuple(spoiled)
+        spoiled.clear()
+        return replace(packed, spoiled=met, seconds=time.thread_time() - start)
+
+    def _samples(self, mixture: Mixture, order: Order, index: int, epoch: int) -> Sequence[Sample]:
+        given: dict[str, Any] = {"seed": self.seed, "tasks": order.tasks, "shape": order.shape}
+        try:
+            if order.second:
+                return [mixture.second_view(order.dataset, index)]
+            return mixture.sample(order.dataset, index, epoch, order.augment, **given)
+        except DataError as error:
+            if order.augment is not None:
+                raise
+            self.mixture.spoiled.append(Spoiled(order.dataset, index, str(error)))
+            return []
+
+
+class Line:
+    """Carries orders to where the work is done and batches back, in the orders' order."""
+
+    def __init__(self, kitchen: Kitchen, workers: int, ahead: bool, spoilage: Spoilage) -> None:
+        self.kitchen, self.workers, self.ahead, self.spoilage = kitchen, workers, ahead, spoilage
+        self.seconds = 0.0
+
+    def serve(self, orders: Iterable[Order]) -> Iterator[Batch]:
+        with closing(self._made(orders)) as made:  # at once, whoever still holds this generator
+            for each in made:
+                if isinstance(each, Failure):
+                    raise DataError(each.message)
+                self.seconds += each.seconds
+                self.spoilage.add(each.spoiled)
+                if each.counts:
+                    yield each.unpack()
+
+    def _made(self, orders: Iterable[Order]) -> Generator[PackedBatch | Failure, None, None]:
+        if self.workers:
+            return self._by_workers(orders)
+        return _in_thread(self.kitchen, orders) if self.ahead else (self.kitchen[order] for order in orders)
+
+    def _by_workers(self, orders: Iterable[Order]) -> Generator[PackedBatch | Failure, None, None]:
+        loader = DataLoader(
+            self.kitchen,
+            sampler=orders,
+            batch_size=None,
+            num_workers=self.workers,
+            collate_fn=_as_is,  # type: ignore[arg-type]
+            timeout=GLANCE,
+            prefetch_factor=AHEAD,
+            multiprocessing_context=process_context(),
+            pin_memory=torch.cuda.is_available(),
+        )
+        made, waited = iter(loader), 0.0
+        while True:
+            try:
+                item = next(made)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:
+                waited += GLANCE
+                if _late(error) and waited < TIMEOUT:
+                    continue
+                raise _of_workers(error) from error
+            waited = 0.0
+            yield item
+
+
+def _late(error: Exception) -> bool:
+    return "timed out" in str(error)
+
+
+def _of_workers(error: Exception) -> Exception:
+    """One line for workers that died or hang; an error that a worker reported itself as it is."""
+    reason = (str(error).splitlines() or ["one ended while it sent a batch"])[0]
+    broken = isinstance(error, OSError | EOFError) and not reason.startswith("Caught ")
+    if not (broken or _late(error) or "exited unexpectedly" in reason):
+        return error
+    return DataError(
+        f"the data workers failed: {reason}; memory may be short, or a script has no __main__ guard: "
+        "try fewer workers, or workers: 0"
+    )
+
+
+def _as_is(made: PackedBatch | Failure) -> PackedBatch | Failure:
+    return made
+
+
+def process_context() -> BaseContext:
+    """A fork after torch has started threads may hang and fresh interpreters are slow: a server forks clean ones."""
+    methods: Sequence[str] = multiprocessing.get_all_start_methods()
+    if "forkserver" not in methods:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["unified", "unified.data.mixing"])
+    return context
+
+
+def _in_thread(kitchen: Kitchen, orders: Iterable[Order]) -> Generator[PackedBatch | Failure, None, None]:
+    """Batches made ahead by a thread; it ends with the iteration, however that ends."""
+    made: queue.Queue[PackedBatch | Failure | BaseException | None] = queue.Queue(maxsize=AHEAD)
+    stopped = threading.Event()
+
+    def put(item: PackedBatch | Failure | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                return made.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for order in orders:
+                if stopped.is_set():
+                    return
+                put(kitchen[order])
+            put(None)
+        except BaseException as error:  # whatever it is belongs to the one who waits
+            put(error)
+
+    thread = threading.Thread(target=work, name="unified-data", daemon=True)
+    thread.start()
+    try:
+        while (item := made.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join(timeout=5)

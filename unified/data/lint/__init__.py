@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fault of a data set in one pass, named before the first step."""
