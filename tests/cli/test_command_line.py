@@ -216,6 +216,7 @@ def test_eval_prints_scores(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     module = types.SimpleNamespace(evaluate_run=evaluate_run)
     monkeypatch.setitem(sys.modules, "unified.training.evaluator", module)  # type: ignore[arg-type]
     assert code_of(eval_command, "run", "--tasks", "det,cls", "--limit", "9", "--json") == 0
+    assert callable(calls.pop("tell"))
     assert json.loads(capsys.readouterr().out) == {"det/AP50": 0.25, "cls/mAP": 0.75}
     assert calls == {
         "run": Path("run"),

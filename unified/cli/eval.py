@@ -23,7 +23,8 @@ app = make_app()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     data: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="Data file (YAML); the run's own if not given.")
+        str | None,
+        typer.Option(metavar="NAME|PATH", help="Data file, or a dataset's folder; the run's own if not given."),
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="train or val.")] = "val",
     tasks: Annotated[str | None, typer.Option(metavar="A,B", help="Only these tasks.")] = None,

@@ -38,7 +38,9 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help=f"Data file (YAML); {DATA} if not given.", rich_help_panel=_WHAT),
+        typer.Option(
+            metavar="NAME|FILE", help=f"Data file, or a dataset's folder; {DATA} if not given.", rich_help_panel=_WHAT
+        ),
     ] = None,
     model: Annotated[
         str | None,
