@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All ways to change pictures in one run, and its evaluation in rectangles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import DATA, cache_at, write_data, write_model, write_recipe
+
+from unified.contracts.config import RunConfig
+from unified.contracts.document import load_run_config
+from unified.contracts.errors import ConfigError
+from unified.training.evaluator import evaluate_run
+from unified.training.monitor import Monitor, Plan
+from unified.training.run import train
+
+WILD = "{mosaic: 0.5, mixup: 0.5, copy_paste: 0.8, cutout: 0.5, scale: 0.3, rotate: 5, hue: 0.1, multi_scale: 0.4}"
+
+
+VIEWS = "identity: {image: views}\n"
+
+
+def config_of(
+    folder: Path, data: str, *overrides: str, tasks: tuple[str, ...] = ("det", "cls", "emb")
+) -> tuple[RunConfig, Path]:
+    return load_run_config(
+        model=write_model(folder), data=data, tasks=tasks, recipe=write_recipe(folder), overrides=overrides
+    )
+
+
+class Notes(Monitor):
+    """Remembers what a person is told at the start."""
+
+    def start(self, plan: Plan) -> None:
+        self.notes = plan.notes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    cache_at(tmp_path_factory.mktemp("cache"))
+
+
+def test_a_run_takes_all_transforms_balanced_batches_and_rectangles(tmp_path: Path) -> None:
+    data = write_data(tmp_path, DATA + "sampler: {name: pk, p: 4, k: 2}\nbreaks: {emb: [hue]}\n")
+    given, base = config_of(tmp_path, data, f"train.augment={WILD}")
+    notes = Notes()
+    summary = train(given, base, tmp_path / "run", monitor=notes)
+    assert summary.steps == 6 and "dataset 'shapes': without hue, which would make labels untrue" in notes.notes
+    square, low = (evaluate_run(tmp_path / "run", rectangular=rectangular) for rectangular in (False, True))
+    assert square == pytest.approx(low)  # pictures that are square
+
+
+def test_a_sampler_that_does_not_fit_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:
+    data = write_data(tmp_path, DATA + "sampler: {name: pk, p: 3, k: 2}\n")
+    given, base = config_of(tmp_path, data)
+    with pytest.raises(ConfigError, match="p 3 times k 2 is 6, but a batch has 8 images"):
+        train(given, base, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_views_get_a_retrieval_score(tmp_path: Path) -> None:
+    data = write_data(tmp_path, DATA.replace("{det: all, cls: all, emb: all}", "{det: all, emb: all}") + VIEWS)
+    given, base = config_of(tmp_path, data, tasks=("det", "emb"))
+    metrics = train(given, base, tmp_path / "run").metrics
+    assert {"emb/image_R@1", "emb/image_mAP@R", "det/AP"} <= set(metrics)
