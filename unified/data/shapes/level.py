@@ -58,12 +58,12 @@ class Level:
 
 LEVELS: Final[dict[str, Level]] = {
     "easy": Level(
-        name="easy", diameter=(34, 88), few=(1, 4), many=(6, 7), crowding=0.25, turn=30.0, overlap=0.0, visible=0.85,
+        name="easy", diameter=(34, 88), few=(1, 4), many=(6, 7), crowding=0.25, turn=15.0, overlap=0.0, visible=0.85,
         inside=0.92, clutter=(0, 3), fade=0.0, exposure=(0.95, 1.08), dark=(0.50, 0.58), tint=(0.7, 0.9), gradient=0.08,
         fog=(0.38, 0.46), spot=(0.45, 0.52), clean=(0.5, 2.0), noisy=(12.0, 15.0), blur=0.04,
     ),
     "medium": Level(
-        name="medium", diameter=(24, 100), few=(1, 5), many=(6, 8), crowding=0.40, turn=45.0, overlap=0.12,
+        name="medium", diameter=(24, 100), few=(1, 5), many=(6, 8), crowding=0.40, turn=30.0, overlap=0.12,
         visible=0.65, inside=0.68, clutter=(2, 7), fade=0.0, exposure=(0.86, 1.10), dark=(0.44, 0.56), tint=(0.6, 1.0),
         gradient=0.16, fog=(0.38, 0.52), spot=(0.40, 0.50), clean=(1.0, 4.0), noisy=(12.0, 17.0), blur=0.12,
     ),

@@ -21,7 +21,7 @@ from .level import REFERENCE, Level, level_named
 from .light import Light, expose, sample_light
 from .sprite import Sprite, draw
 
-VERSION: Final = 4
+VERSION: Final = 6
 """Raised whenever the same arguments render another picture or record; part of every cache's key."""
 
 SPLITS: Final[tuple[str, ...]] = ("train", "val")
