@@ -33,7 +33,7 @@ class EmbedHead(Head):
 
     sites: Mapping[str, int]
 
-    def __init__(self, spec: FeatureSpec, outputs: int, *, width: int = 64) -> None:
+    def __init__(self, spec: FeatureSpec, outputs: int, *, width: int = 48) -> None:
         super().__init__()
         self.finest = min(range(len(spec.strides)), key=lambda level: spec.strides[level])
         self.stride = spec.strides[self.finest]

@@ -26,16 +26,45 @@ FLOORS = {  # longest prefix counts; a room may look at its own floor and at tho
     "unified.distributed": 2,
     "unified.model": 3,
     "unified.data": 3,
+    "unified.disk": 4,
+    "unified.tensors": 4,
+    "unified.manifest": 4,
     "unified.checkpoint": 4,
+    "unified.shelf": 4,
+    "unified.pretrained": 4,
     "unified.trained": 4,
     "unified.training": 5,
     "unified.inference": 5,
+    "unified.study": 6,
     "unified.official": 5,
     "unified.cli": 6,
 }
 NEIGHBOURS = (("unified.data", "unified.model"), ("unified.model", "unified.data"))  # one floor, separate rooms
 NEIGHBOURS += (("unified.inference", "unified.training"), ("unified.boxes", "unified.hardware"))
-CODE_IN_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+CODE_IN_DATA = {"pickle", "_pickle", "cPickle", "copyreg", "dill", "cloudpickle", "jsonpickle", "joblib", "hickle"}
+CODE_IN_DATA |= {"shelve", "marshal", "builtins", "runpy", "codeop", "torch.package", "torch.distributed.rpc"}
+CODE_IN_DATA |= {"multiprocessing.managers", "multiprocessing.connection", "multiprocessing.reduction.ForkingPickler"}
+RUNS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "pty.spawn",
+    "torch.jit.load",
+    "torch.hub.load",
+}
+RUNS |= {f"os.{kind}{how}" for kind in ("exec", "spawn") for how in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")}
+RUNS |= {
+    f"yaml.{name}" for name in ("load", "load_all", "unsafe_load", "full_load", "Loader", "UnsafeLoader", "FullLoader")
+}
+RUNS |= {"torch.save", "torch.serialization.save", "pandas.read_pickle", "numpy.lib.format.read_array"}
+PICKLES = ("gather_object", "all_gather_object", "broadcast_object_list", "scatter_object_list", "send_object_list")
+PICKLES += ("recv_object_list", "to_pickle", "read_pickle", "dump_pickle", "load_pickle")
+SAVES = ("numpy.save", "numpy.savez", "numpy.savez_compressed")
+TORCH_LOAD = ("torch.load", "torch.serialization.load")
+READS_TORCH = ("unified.official.archive",)  # the official files; only tensors, by torch's restricted reader
 
 
 def modules() -> dict[str, Path]:
@@ -116,18 +145,39 @@ def floors(name: str, tree: ast.AST) -> list[str]:
     return wrong
 
 
+def aliases(name: str, tree: ast.AST) -> dict[str, str]:
+    """What a module calls the things it imports, and what they are."""
+    known = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            known |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return known
+
+
 def danger(name: str, tree: ast.AST) -> list[str]:
     """Ways by which data or words could become code."""
-    wrong = [f"{name} imports {found}" for found in imports(name, tree) if found.split(".")[0] in CODE_IN_DATA]
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        called = ast.unparse(call.func)
-        said = {word.arg: ast.unparse(word.value) for word in call.keywords}
-        bad = called in ("eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load")
-        bad |= said.get("shell", "False") != "False" or said.get("allow_pickle", "False") != "False"
-        bad |= said.get("weights_only", "True") != "True" or (called == "torch.load" and "weights_only" not in said)
-        if bad:
-            wrong.append(f"{name}:{call.lineno} calls {called}")
+    wrong = [f"{name} imports {found}" for found in imports(name, tree) if is_in(found, tuple(CODE_IN_DATA))]
+    known = aliases(name, tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Load):
+            first, _, rest = ast.unparse(node).partition(".")
+            meant = ".".join(part for part in (known.get(first, first), rest) if part)
+            if meant in RUNS or meant.split(".")[-1] in PICKLES or is_in(meant, tuple(CODE_IN_DATA)):
+                wrong.append(f"{name}:{node.lineno} uses {meant}")
+        elif isinstance(node, ast.Call):
+            first, _, rest = ast.unparse(node.func).partition(".")
+            called = ".".join(part for part in (known.get(first, first), rest) if part)
+            if _unsafe_call(name, called, {word.arg: ast.unparse(word.value) for word in node.keywords}):
+                wrong.append(f"{name}:{node.lineno} calls {called}")
     return wrong
+
+
+def _unsafe_call(name: str, called: str, said: dict[str | None, str]) -> bool:
+    bad = said.get("shell", "False") != "False" or said.get("allow_pickle", "False") != "False"
+    bad |= said.get("weights_only", "True") != "True" or (called in SAVES and "allow_pickle" not in said)
+    return bad or (called in TORCH_LOAD and (name not in READS_TORCH or "weights_only" not in said))
 
 
 Guard = Callable[[str, ast.AST], list[str]]
@@ -138,6 +188,51 @@ GUARDS: list[Guard] = [wall, absolute_siblings, bare, floors, danger]
 def test_the_house_is_in_order(guard: Guard) -> None:
     assert len(MODULES) > 80
     assert [line for name, path in MODULES.items() for line in guard(name, ast.parse(path.read_text()))] == []
+
+
+DANGERS = (
+    "import pickle as p",
+    "from pickle import loads",
+    "def f():\n    from _pickle import loads",
+    "import torch.package",
+    "from multiprocessing.reduction import ForkingPickler",
+    "from builtins import eval as e",
+    "torch.load(p, weights_only=False)",
+    "torch.load(p, weights_only=safe)",
+    "torch.load(p)",
+    "from torch import load\nload(p)",
+    "import torch as t\nt.load(p)",
+    "torch.save(x, p)",
+    "save = torch.save",
+    "torch.jit.load(p)",
+    "numpy.load(p, allow_pickle=True)",
+    "numpy.load(p, allow_pickle=flag)",
+    "import numpy as np\nnp.save(p, x)",
+    "import pandas as pd\npd.read_pickle(p)",
+    "frame.to_pickle(p)",
+    "yaml.load(text, Loader=yaml.SafeLoader)",
+    "yaml.unsafe_load(text)",
+    "from yaml import full_load\nfull_load(text)",
+    "class L(yaml.Loader): pass",
+    "eval('1')",
+    "run = exec",
+    "__import__(word)",
+    "compile(text, 'x', 'exec')",
+    "os.system('ls')",
+    "from os import popen\npopen('ls')",
+    "os.execv(p, [])",
+    "subprocess.run('ls', shell=True)",
+    "subprocess.Popen('ls', shell=flag)",
+    "from accelerate.utils import gather_object\ngather_object([1])",
+    "torch.distributed.broadcast_object_list([1])",
+)
+HARMLESS = (
+    "torch.load(p, map_location='cpu', weights_only=True)",
+    "re.compile('a')\nmodel.eval()\ntorch.compile(model)",
+    "np.save(p, x, allow_pickle=False)",
+    "subprocess.run(['ls'], shell=False)",
+    "class L(yaml.SafeLoader): pass\nyaml.BaseLoader(text)",
+)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +258,7 @@ def test_the_house_is_in_order(guard: Guard) -> None:
         (danger, "unified.checkpoint", "eval('1')"),
         (danger, "unified.checkpoint", "subprocess.run('ls', shell=True)"),
         (danger, "unified.checkpoint", "np.load(p, allow_pickle=True)"),
+        *((danger, "unified.official.archive", source) for source in DANGERS),
     ],
 )
 def test_each_guard_sees_what_it_guards_against(guard: Guard, name: str, source: str) -> None:
@@ -175,6 +271,7 @@ def test_each_guard_sees_what_it_guards_against(guard: Guard, name: str, source:
         ("unified.heads.embed", "from unified.model.layers.conv import Conv\nfrom unified.boxes import area_xyxy"),
         ("unified.tasks.detection.task", "from .targets import Targets\nimport torch"),
         ("unified.training.trainer", "from unified.checkpoint import Checkpoint\nmodel.eval()"),
+        *(("unified.official.archive", source) for source in HARMLESS),
     ],
 )
 def test_the_guards_let_good_code_pass(name: str, source: str) -> None:
@@ -294,8 +391,21 @@ def test_every_latent_block_loads(name: str) -> None:
     assert bool(rules) == (name != "none")
 
 
+@pytest.mark.parametrize("name", document.list_configs("studies"))
+def test_every_study_loads_and_each_of_its_arms_can_be_built(name: str) -> None:
+    from unified.contracts.config import TaskConfig
+    from unified.model.build import EXAMPLE_VOCABULARY, assemble
+    from unified.study.design import load_study
+
+    study = load_study(name)
+    tasks = {task: TaskConfig(task=task) for task in study.tasks}
+    for arm in study.all_arms.values():
+        rules = arm.latents if isinstance(arm.latents, str) else None
+        assemble(document.load_model_config(study.model, latents=rules), tasks, EXAMPLE_VOCABULARY)
+
+
 def test_every_yaml_file_has_been_read_by_these_tests() -> None:
-    kinds = ("models", "data", "train", "latents")
+    kinds = ("models", "data", "train", "latents", "studies")
     names = {f"{kind}/{name}" for kind in kinds for name in document.list_configs(kind)}
     assert {f"{p.parent.name}/{p.stem}" for p in (ROOT / "configs").rglob("*.y*ml")} == names
 

@@ -28,8 +28,9 @@ if (_root / "pyproject.toml").is_file() and (_root / "heads").is_dir() and str(_
 __version__ = "0.1.0"
 
 _DOOR = {
-    "load": "unified.inference.predictor",
-    "UnifiedModel": "unified.inference.predictor",
+    "load": "unified.inference.model",
+    "UnifiedModel": "unified.inference.model",
+    "Result": "unified.inference.results",
     "create_model": "unified.model.build",
     "list_models": "unified.model.build",
     "fold": "unified.model.latents.fold",
@@ -51,8 +52,9 @@ _REGISTRIES = {
 if TYPE_CHECKING:
     from unified.contracts.errors import UnifiedError as UnifiedError
     from unified.contracts.structures import Prediction as Prediction
-    from unified.inference.predictor import UnifiedModel as UnifiedModel
-    from unified.inference.predictor import load as load
+    from unified.inference.model import UnifiedModel as UnifiedModel
+    from unified.inference.model import load as load
+    from unified.inference.results import Result as Result
     from unified.model.build import create_model as create_model
     from unified.model.build import list_models as list_models
     from unified.model.latents.fold import fold as fold

@@ -2,30 +2,30 @@
 """A checkpoint: a folder of safetensors and JSON under a manifest of SHA-256 sums, written whole or not at all.
 
 Nothing in it can run code. A folder becomes visible by a rename after everything in it has reached the disk, and
-``load`` refuses what does not match its manifest.
+``load_checkpoint`` refuses what does not match its manifest.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-import tempfile
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from unified.contracts.errors import CheckpointError
+from unified.disk import NEW, clear, make_folder, read_regular, sync, unwritable, write_bytes, write_new
+from unified.manifest import MANIFEST, STATE, Entry, Manifest, damaged, read_manifest
+from unified.tensors import pieces, unpacked
 
-MANIFEST = "manifest.json"
-STATE = "state.json"
-FORMAT = 1
+__all__ = ["MANIFEST", "Checkpoint", "fit_state", "load_checkpoint", "save_checkpoint", "unwritable", "write_bytes"]
+
+LARGEST: Final = 1 << 40  # bytes of a file whose manifest does not tell its size
 
 
 @dataclass(frozen=True)
@@ -35,45 +35,17 @@ class Checkpoint:
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
 
+    def said(self, key: str) -> Any:
+        """A value of the state.
 
-def _sync(path: Path) -> None:
-    """Brings a file, or a folder's list of names, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces a file as a whole: written beside it, synced, renamed.
-
-    Raises:
-        CheckpointError: the folder cannot be written, with the reason and the free bytes.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise unwritable(path.parent, error) from error
-
-
-def unwritable(folder: Path, error: OSError) -> CheckpointError:
-    """The error of a folder that cannot be written."""
-    near = next((p for p in (folder, *folder.parents) if p.is_dir()), Path("/"))
-    return CheckpointError(
-        f"cannot write to '{folder}': {error.strerror or error} ({shutil.disk_usage(near).free} bytes free); "
-        "choose another folder with --out"
-    )
+        Raises:
+            CheckpointError: it is not there, as in a checkpoint that was made for something else.
+        """
+        if key not in self.state:
+            raise CheckpointError(
+                f"the checkpoint does not say its '{key}'; it says {', '.join(self.state) or 'nothing'}"
+            )
+        return self.state[key]
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -85,23 +57,36 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: the folder cannot be written; an older checkpoint is left as it was.
     """
-    temporary: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".new-{folder.name}-"))
-        _fill(temporary / "whole", checkpoint)
-        _swap(temporary / "whole", folder, aside=temporary / "older")
-        _sync(folder.parent)
+        place_checkpoint(folder, checkpoint)
     except OSError as error:
         raise unwritable(folder.parent, error) from error
+
+
+def place_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
+    """As :func:`save_checkpoint`, for those who have their own words for a disk that is full.
+
+    Returns:
+        SHA-256 of the manifest and, through it, of everything in the checkpoint.
+
+    Raises:
+        OSError: the folder cannot be written; an older checkpoint is left as it was.
+    """
+    temporary = folder.parent / f"{NEW}{folder.name}-{secrets.token_hex(4)}"
+    try:
+        make_folder(folder.parent)
+        os.mkdir(temporary)  # noqa: PTH102
+        digest = _fill(temporary / "whole", checkpoint, folder.name)
+        _swap(temporary / "whole", folder, aside=temporary / "older")
+        sync(folder.parent)
+        return digest
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        clear(temporary)
 
 
 def _swap(whole: Path, folder: Path, aside: Path) -> None:
     """Puts a folder into the place of another, or leaves that one where it was."""
-    if not folder.exists():
+    if not os.path.lexists(folder):
         whole.rename(folder)
         return
     folder.rename(aside)
@@ -112,66 +97,69 @@ def _swap(whole: Path, folder: Path, aside: Path) -> None:
         raise
 
 
-def _fill(folder: Path, checkpoint: Checkpoint) -> None:
-    contents = {f"{part}.safetensors": _packed(tensors) for part, tensors in checkpoint.tensors.items()}
-    contents[STATE] = json.dumps(checkpoint.state, indent=1, allow_nan=False).encode()
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    contents[MANIFEST] = json.dumps({"format": FORMAT, "sha256": sums}, indent=1).encode()
-    folder.mkdir()
-    for name, data in contents.items():
-        with (folder / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    _sync(folder)
+def _fill(folder: Path, checkpoint: Checkpoint, name: str) -> str:
+    state = json.dumps(checkpoint.state, indent=1, allow_nan=False).encode()
+    os.mkdir(folder)  # noqa: PTH102
+    files = {f"{part}.safetensors": pieces(tensors) for part, tensors in checkpoint.tensors.items()}
+    sums = {file: Entry(*write_new(folder / file, each)) for file, each in files.items()}
+    sums[STATE] = Entry(*write_new(folder / STATE, [state]))
+    digest, _ = write_new(folder / MANIFEST, [Manifest(sums, name).dump()])
+    sync(folder)
+    return digest
 
 
-def _packed(tensors: Mapping[str, Tensor]) -> bytes:
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-
-
-def load_checkpoint(folder: Path, parts: tuple[str, ...] | None = None) -> Checkpoint:
+def load_checkpoint(folder: Path, parts: tuple[str, ...] | None = None, name: str | None = None) -> Checkpoint:
     """Reads and verifies a checkpoint, or only some of its parts.
+
+    Args:
+        folder: where it is.
+        parts: names of the tensors' files; by default all.
+        name: what it must have been written as, where it matters that no other was put in its place.
 
     Raises:
         CheckpointError: there is none, a file is missing or does not match its sum, or it is of a newer format.
     """
-    manifest = _manifest(folder)
-    names = [n for n in manifest if n.endswith(".safetensors") and (parts is None or n.split(".")[0] in parts)]
-    contents = {name: _verified(folder / name, manifest.get(name)) for name in [*names, STATE]}
-    for part in parts or ():
-        if f"{part}.safetensors" not in names:
-            raise CheckpointError(f"checkpoint '{folder}' has no part '{part}'; it has {', '.join(sorted(manifest))}")
-    return Checkpoint({n.split(".")[0]: load(contents[n]) for n in names}, json.loads(contents[STATE]))
+    manifest = read_manifest(folder)
+    if name is not None and manifest.name not in (None, name):
+        raise damaged(folder, f"it was written as {manifest.name}")
+    wanted = manifest.parts if parts is None else [f"{part}.safetensors" for part in parts]
+    absent = next((file for file in wanted if file not in manifest.files), None)
+    if absent is not None:
+        part, known = absent.removesuffix(".safetensors"), ", ".join(sorted(manifest.files))
+        raise CheckpointError(f"checkpoint '{folder}' has no part '{part}'; it has {known}")
+    state = _state(folder, _verified(folder / STATE, manifest.files.get(STATE)))
+    return Checkpoint({f.removesuffix(".safetensors"): _tensors(folder / f, manifest) for f in wanted}, state)
 
 
-def _manifest(folder: Path) -> Mapping[str, str]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at '{folder}': it holds no {MANIFEST}")
+def _state(folder: Path, data: bytes) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text())
-        version, sums = int(content["format"]), dict(content["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint '{folder}' is damaged: {MANIFEST} cannot be read ({error})") from error
-    if version > FORMAT:
-        raise CheckpointError(
-            f"checkpoint '{folder}' has format {version}, this version reads {FORMAT}; update unified"
-        )
-    strange = [name for name in sums if name != STATE and (not name.endswith(".safetensors") or "/" in name)]
-    if strange or version < 1:
-        what = f"lists '{strange[0]}'" if strange else f"has format {version}"
-        raise CheckpointError(f"checkpoint '{folder}' is damaged: {MANIFEST} {what}")
-    return sums
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise damaged(folder, f"{STATE} is no JSON ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise damaged(folder, f"{STATE} holds a {type(content).__name__}, expected an object")
+    return content
 
 
-def _verified(path: Path, expected: str | None) -> bytes:
+def _tensors(path: Path, manifest: Manifest) -> Mapping[str, Tensor]:
+    try:
+        return unpacked(_verified(path, manifest.files[path.name]))
+    except ValueError as error:
+        raise damaged(path.parent, f"{path.name} is no safetensors file ({error})") from error
+
+
+def _verified(path: Path, expected: Entry | None) -> bytes:
     """What a file holds, read once: the bytes that were summed are those that are used."""
-    if expected is None or not path.is_file():
-        raise CheckpointError(f"checkpoint '{path.parent}' is damaged: {path.name} is missing")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != expected:
-        raise CheckpointError(f"checkpoint '{path.parent}' is damaged: {path.name} does not match its SHA-256")
+    if expected is None:
+        raise damaged(path.parent, f"{path.name} is missing")
+    try:
+        data = read_regular(path, LARGEST if expected.size is None else expected.size)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise damaged(path.parent, f"{path.name} is missing") from error
+    except OSError as error:
+        raise damaged(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
+    if not expected.fits(data):
+        raise damaged(path.parent, f"{path.name} does not match its SHA-256")
     return data
 
 

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from unified.checkpoint import Checkpoint, fit_state, load_checkpoint
+from unified.checkpoint import MANIFEST, Checkpoint, fit_state, load_checkpoint
 from unified.contracts.config import RunConfig
 from unified.contracts.errors import CheckpointError
 from unified.contracts.protocols import Task
 from unified.contracts.structures import Vocabulary
 from unified.model.build import assemble
 from unified.model.network import UnifiedNetwork
+from unified.pretrained import TRUNK, Pack, Provenance, chosen, is_pack, part_of, read_pack
+from unified.shelf import Say, Shelf, Shelved, tell
 
 
 @dataclass(frozen=True)
@@ -26,21 +30,36 @@ class Trained:
     config: RunConfig
     base: Path  # folder that the configuration's dataset paths start from
     source: Path  # the checkpoint's folder
+    provenance: Provenance = field(default_factory=Provenance)
+
+
+def trained_checkpoint(path: Path, parts: tuple[str, ...], say: Say = tell) -> Shelved:
+    """The checkpoint that a path means: itself; or a run's best, and where that is damaged the last, which is said.
+
+    Args:
+        path: folder of a run, of its checkpoints, or of one checkpoint.
+        parts: the tensors that are wanted.
+        say: takes the line that tells of a damaged checkpoint.
+
+    Raises:
+        CheckpointError: it is neither a checkpoint nor a run that has one, or all are damaged.
+    """
+    if (path / MANIFEST).is_file():
+        return Shelved(path, load_checkpoint(path, parts))
+    for shelf in (Shelf(path / "checkpoints"), Shelf(path)):
+        if shelf.steps():
+            return shelf.load("best", parts, say)
+    what = "does not exist" if not path.exists() else "is neither a run with a checkpoint nor a checkpoint"
+    raise CheckpointError(f"'{path}' {what}; give the folder of a run, such as runs/unified-n-...")
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """The checkpoint that a path means: itself, or a run's best.
+    """The folder of the checkpoint that a path means.
 
     Raises:
         CheckpointError: it is neither a checkpoint nor a run that has one.
     """
-    if (path / "manifest.json").is_file():
-        return path
-    for pointer in (path / "checkpoints" / "best", path / "best"):
-        if pointer.is_file():
-            return pointer.parent / pointer.read_text().strip()
-    what = "does not exist" if not path.exists() else "is neither a run with a checkpoint nor a checkpoint"
-    raise CheckpointError(f"'{path}' {what}; give the folder of a run, such as runs/unified-n-...")
+    return trained_checkpoint(path, parts=()).folder
 
 
 def trained_config(path: Path) -> RunConfig:
@@ -49,23 +68,82 @@ def trained_config(path: Path) -> RunConfig:
     Raises:
         CheckpointError: missing, damaged, or not saying what it holds.
     """
-    folder = checkpoint_folder(path)
-    return _described(load_checkpoint(folder, parts=()), folder)[0]
+    if is_pack(path):
+        return read_pack(path, tensors=False).config
+    found = trained_checkpoint(path, parts=())
+    return _described(found.checkpoint, found.folder)[0]
 
 
-def load_trained(path: Path) -> Trained:
-    """Reads the averaged weights of a run's best checkpoint, or of a checkpoint's folder.
+def load_trained(path: Path, tasks: Sequence[str] | None = None) -> Trained:
+    """Reads the averaged weights of a run's best checkpoint, of a checkpoint's folder, or of a model handed on.
+
+    Args:
+        path: the folder.
+        tasks: only these; all by default. The parts of other tasks are not built.
 
     Raises:
         CheckpointError: missing, damaged, or of another configuration than it says.
+        ConfigError: it has no such task.
     """
-    folder = checkpoint_folder(path)
-    checkpoint = load_checkpoint(folder, parts=("ema",))
+    if is_pack(path):
+        return _built(read_pack(path, tasks), path, path)
+    found = trained_checkpoint(path, parts=("ema",))
+    folder, checkpoint = found.folder, found.checkpoint
     config, vocabulary = _described(checkpoint, folder)
-    parts = assemble(config.model, config.tasks, vocabulary, fetch=False)
-    fit_state(parts.network, checkpoint.tensors["ema"], str(folder))
-    tasks = {name: parts.task(name).eval() for name in config.tasks}
-    return Trained(parts.network.eval(), tasks, vocabulary, config, Path(checkpoint.state["base"]), folder)
+    asked = chosen(config.tasks, tasks)
+    partial = len(asked) < len(config.tasks)
+    config = config.model_copy(update={"tasks": {name: config.tasks[name] for name in asked}})
+    tensors = checkpoint.tensors["ema"]
+    kept = {k: v for k, v in tensors.items() if part_of(k) in (TRUNK, *asked)} if partial else tensors
+    pack = Pack(config, vocabulary, _provenance(folder, checkpoint, config), kept, partial)
+    return _built(pack, Path(checkpoint.said("base")), folder)
+
+
+def _built(pack: Pack, base: Path, source: Path) -> Trained:
+    parts = assemble(pack.config.model, pack.config.tasks, pack.vocabulary, fetch=False, partial=pack.partial)
+    fit_state(parts.network, pack.tensors, str(source))
+    tasks = {name: parts.task(name).eval() for name in pack.config.tasks}
+    return Trained(parts.network.eval(), tasks, pack.vocabulary, pack.config, base, source, pack.provenance)
+
+
+def _provenance(folder: Path, checkpoint: Checkpoint, config: RunConfig) -> Provenance:
+    """What a run says of its data, its beginning and its scores; without paths, which are the machine's own."""
+    data: dict[str, dict[str, Any]] = {}
+    for name, dataset in config.data.datasets.items():
+        options = {
+            key: value for key, value in dataset.options.items() if not (isinstance(value, str) and "/" in value)
+        }
+        said = {task: labelled for task, labelled in dataset.labelled.items() if task in config.tasks}
+        data[name] = {"format": dataset.format, "labelled": said} | ({"options": options} if options else {})
+    begun = checkpoint.state.get("origin")
+    trunk = config.model.backbone
+    if begun:
+        weights = f"imported from the published file {begun}"
+    elif trunk.options.get("pretrained"):
+        words = ", ".join(f"{key}: {value}" for key, value in trunk.options.items())
+        weights = (
+            f"the trunk began with published weights ({trunk.name}; {words}), whose own licence holds for them too"
+        )
+    else:
+        weights = ""
+    return Provenance(data=data, weights=weights, metrics=_scores(folder, checkpoint))
+
+
+def _scores(folder: Path, checkpoint: Checkpoint) -> dict[str, float]:
+    """The evaluation of a checkpoint's own step, from its run's log; empty where there is none."""
+    log = folder.parent.parent / "log.jsonl"
+    step = (checkpoint.state.get("progress") or {}).get("step")
+    if step is None or not log.is_file():
+        return {}
+    found: dict[str, float] = {}
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("step") == step and isinstance(entry.get("metrics"), dict):
+            found = {name: float(value) for name, value in entry["metrics"].items()}
+    return found
 
 
 def _described(checkpoint: Checkpoint, folder: Path) -> tuple[RunConfig, Vocabulary]:

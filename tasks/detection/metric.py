@@ -12,9 +12,12 @@ from torch import Tensor
 
 from unified.boxes import area_xyxy
 from unified.contracts.protocols import Curve
+from unified.contracts.section import Section
 from unified.contracts.structures import Annotations, Batch, Frame, LabelState, Prediction, known
 
 from .coco import CocoEvaluation
+from .evidence import Boxes, Evidence
+from .sections import Place, sections
 from .targets import crowd
 
 REPORTED = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
@@ -37,6 +40,7 @@ class DetectionMetric:
         self.names = tuple(names)
         self.per_class: dict[str, float] = {}
         self._images: list[dict[str, Any]] = []
+        self._places: list[Place] = []
         self._truth: list[dict[str, Any]] = []
         self._found: list[dict[str, Any]] = []
         self._evaluation: CocoEvaluation | None = None
@@ -49,6 +53,7 @@ class DetectionMetric:
         for prediction, truth, frame, sure in rows:
             number = len(self._images) + 1
             self._images.append({"id": number, "height": frame.size[0], "width": frame.size[1]})
+            self._places.append((batch.dataset, frame.image_id))
             self._truth += truth_rows(truth, frame, sure, number, first=len(self._truth) + 1)
             self._found += found_rows(prediction, frame, sure, number)
 
@@ -71,6 +76,14 @@ class DetectionMetric:
         largest = sorted(rows, key=lambda k: -boxes[k])[:DRAWN]
         lines = [pr_curve(np.mean(list(rows.values()), axis=0), "mean")]
         return {"pr": lines + [pr_curve(rows[k], self.names[k]) for k in largest]}
+
+    def sections(self) -> list[Section]:
+        """Classes, thresholds, confusions and the worst mistakes."""
+        evaluation = self._evaluate()
+        if evaluation is None:
+            return []
+        evidence = Evidence(Boxes.of(self._found), Boxes.of(self._truth), len(self._images))
+        return sections(evidence, self.names, self._places, evaluation.per_class(), evaluation.precision50())
 
     def _evaluate(self) -> CocoEvaluation | None:
         if self._evaluation is None and self._truth:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from unified.contracts.errors import ConfigError
@@ -55,6 +56,17 @@ class DetectionTask(Task):
     default_head: ClassVar[str] = "detect_free"
     provides: ClassVar[tuple[str, ...]] = ("boxes_xyxy", "scores", "labels")
     primary: ClassVar[str] = "AP"
+    scores: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "AP": "area under precision over recall, mean over classes and over overlaps 0.5 to 0.95; 1 is perfect",
+            "AP50": "the same where an overlap (IoU) of 0.5 makes a box right",
+            "AP75": "the same where the overlap must be 0.75: how exactly boxes sit",
+            "APs": "AP of small objects, under 32 x 32 pixels",
+            "APm": "AP of medium objects",
+            "APl": "AP of large objects, over 96 x 96 pixels",
+            "AR100": "share of objects found among the 100 best boxes of an image, mean over overlaps",
+        }
+    )
 
     def __init__(
         self,

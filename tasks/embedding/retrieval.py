@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from unified.contracts.protocols import Curve
+from unified.contracts.section import Section
 from unified.contracts.structures import Batch, EmbeddingOutput, Frame, LabelState, Prediction
 
 from .search import Ranking, rank
+from .sections import Kept, section
 
 Place = tuple[str, tuple[float, ...]]
 """An image's id and a box xyxy in its original pixels."""
@@ -31,9 +33,13 @@ class RetrievalMetric:
     there is left out. R@k is the share of queries with a match among their k nearest; mAP@R is that of Musgrave et al.
     2020 (A Metric Learning Reality Check). Without any labelled box the plain names hold the images' scores. Identities
     need not be in the training vocabulary: every index from 0 up counts.
+
+    Args:
+        identities, image_identities: names of boxes' and of images' identities, as far as they are known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, identities: Sequence[str] = (), image_identities: Sequence[str] = ()) -> None:
+        self._names = (identities, image_identities)
         self._boxes = _Gallery()
         self._images = _Gallery()
 
@@ -42,10 +48,12 @@ class RetrievalMetric:
         shown = [a.select((a.box_identities >= 0) & (a.box_states == LabelState.POSITIVE)) for a in batch.annotations]
         read = output.box_vectors([a.boxes_xyxy for a in shown])
         for known, vectors, frame in zip(shown, read, batch.frames, strict=True):
-            self._boxes.add(vectors, known.box_identities, frame.image_id, frame.to_original(known.boxes_xyxy))
+            boxes = frame.to_original(known.boxes_xyxy)
+            self._boxes.add(vectors, known.box_identities, frame.image_id, boxes, batch.dataset)
         for known, vector, frame in zip(batch.annotations, output.image, batch.frames, strict=True):
             if known.identity >= 0:
-                self._images.add(vector[None], torch.tensor([known.identity]), frame.image_id, _whole(frame))
+                own = torch.tensor([known.identity])
+                self._images.add(vector[None], own, frame.image_id, _whole(frame), batch.dataset)
 
     def compute(self) -> dict[str, float]:
         boxes = self._boxes.rank(apart=True)
@@ -64,6 +72,14 @@ class RetrievalMetric:
         ]
         return {"recall": lines} if lines else {}
 
+    def sections(self) -> list[Section]:
+        """Neighbours, a map of the vectors and the identities that are hard to find, of boxes and of images."""
+        kept = [
+            self._boxes.kept(apart=True, names=self._names[0]),
+            self._images.kept(apart=False, names=self._names[1]),
+        ]
+        return [section(each) for each in kept if each is not None]
+
     def examples(self, n: int) -> list[tuple[Place, list[Found]]]:
         """Up to ``n`` queries, evenly spread over all, with their ten nearest neighbours; boxes if any."""
         if len(self._boxes):
@@ -78,23 +94,38 @@ class _Gallery:
     vectors: list[Tensor] = field(default_factory=list)
     identities: list[Tensor] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
+    ranked: Ranking | None = None  # of all that has been added
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def add(self, vectors: Tensor, identities: Tensor, image_id: str, boxes_xyxy: Tensor) -> None:
+    def add(self, vectors: Tensor, identities: Tensor, image_id: str, boxes_xyxy: Tensor, dataset: str) -> None:
         """vectors (N, D), identities (N,), boxes_xyxy (N, 4) original pixels: all of one image."""
+        self.ranked = None
         self.vectors.append(vectors.detach().float().cpu())
         self.identities.append(identities.cpu())
         self.places += [(image_id, tuple(box)) for box in boxes_xyxy.tolist()]
+        self.datasets += [dataset] * len(boxes_xyxy)
 
     def rank(self, apart: bool) -> Ranking | None:
         """apart: a vector does not see the others of its image."""
-        if not self.places:
-            return None
+        if self.places and self.ranked is None:
+            self.ranked = rank(torch.cat(self.vectors), torch.cat(self.identities), self._groups(apart), _DEPTH)
+        return self.ranked
+
+    def _groups(self, apart: bool) -> Tensor:
         numbers = {image: number for number, (image, _) in enumerate(self.places)}
-        groups = [numbers[image] if apart else row for row, (image, _) in enumerate(self.places)]
-        return rank(torch.cat(self.vectors), torch.cat(self.identities), torch.tensor(groups), _DEPTH)
+        return torch.tensor([numbers[image] if apart else row for row, (image, _) in enumerate(self.places)])
+
+    def kept(self, apart: bool, names: Sequence[str]) -> Kept | None:
+        """All of it for a person to see; None where nothing can be found."""
+        ranking = self.rank(apart)
+        if ranking is None:
+            return None
+        places = [(dataset, *place) for dataset, place in zip(self.datasets, self.places, strict=True)]
+        vectors, identities = torch.cat(self.vectors), torch.cat(self.identities)
+        return Kept(vectors, identities, self._groups(apart), places, ranking, names, whole=not apart)
 
     def examples(self, n: int, apart: bool) -> list[tuple[Place, list[Found]]]:
         ranking = self.rank(apart)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -53,6 +54,16 @@ class EmbeddingTask(Task):
     provides: ClassVar[tuple[str, ...]] = ("embedding", "box_embeddings")
     uses: ClassVar[tuple[str, ...]] = ("boxes_xyxy",)
     primary: ClassVar[str] = "R@1"
+    scores: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "R@1": "share of labelled boxes (or images) whose nearest neighbour in another image is the same thing",
+            "R@5": "share that find the same thing among their five nearest",
+            "mAP@R": "how far up all R true matches stand in the ranking; stricter than R@1",
+            "image_R@1": "the same for whole images",
+            "image_R@5": "the same for whole images, among five",
+            "image_mAP@R": "the same ranking score for whole images",
+        }
+    )
     breaks: ClassVar[frozenset[str]] = frozenset({"mosaic", "mixup", "copy_paste"})  # several scenes are nobody's
 
     def __init__(
@@ -115,7 +126,7 @@ class EmbeddingTask(Task):
         ]
 
     def metric(self) -> RetrievalMetric:
-        return RetrievalMetric()
+        return RetrievalMetric(self.vocabulary.identities, self.vocabulary.image_identities)
 
 
 def scored(annotations: Annotations) -> Tensor:

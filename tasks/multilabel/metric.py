@@ -10,7 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from unified.contracts.protocols import Curve
+from unified.contracts.section import Section
 from unified.contracts.structures import Batch, Prediction, TagOutput, known, positive
+
+from .ranking import average_precision as average_precision
+from .ranking import precision_recall as precision_recall
+from .ranking import scored_tags as scored_tags
+from .sections import Place, Tags, sections
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -33,10 +39,12 @@ class TagMetric:
         self.per_class: dict[str, float] = {}
         self._scores: list[torch.Tensor] = []
         self._states: list[torch.Tensor] = []
+        self._places: list[Place] = []
 
     def update(self, output: TagOutput, predictions: Sequence[Prediction], batch: Batch) -> None:
         self._scores.append(output.logits.detach().double().sigmoid().cpu())
         self._states.append(batch.states(self.task, len(self.tags)).cpu())
+        self._places += [(batch.dataset, frame.image_id) for frame in batch.frames]
 
     def compute(self) -> dict[str, float]:
         scores, truth, labelled = self._evidence()
@@ -64,6 +72,10 @@ class TagMetric:
             lines.append(_precision_line(self.tags[a], scores[labelled[:, a], a], truth[labelled[:, a], a]))
         return {"precision_recall": lines}
 
+    def sections(self) -> list[Section]:
+        """Tags, thresholds and the worst mistakes."""
+        return sections(Tags(self.tags, *self._evidence(), self._places), self.per_class)
+
     def _evidence(self) -> tuple[Array, Mask, Mask]:
         """Scores, truth and what is known, each (images, tags)."""
         if not self._scores:
@@ -75,26 +87,6 @@ class TagMetric:
     def _f1_of_tags(self, scores: Array, truth: Mask, labelled: Mask) -> list[float]:
         said = scores > 0.5
         return [f1(said[labelled[:, a], a], truth[labelled[:, a], a]) for a in scored_tags(truth, labelled)]
-
-
-def scored_tags(truth: Mask, labelled: Mask) -> list[int]:
-    """Tags with a known positive and a known negative; without both a ranking says nothing."""
-    enough = (truth & labelled).any(axis=0) & (~truth & labelled).any(axis=0)
-    return [int(a) for a in np.flatnonzero(enough)]
-
-
-def precision_recall(scores: Array, truth: Mask) -> tuple[Array, Array]:
-    """Precision and recall at every distinct score, highest first; equal scores are one step. scores, truth: (N,)."""
-    order = np.argsort(-scores, kind="stable")
-    ranked, hits = scores[order], np.cumsum(truth[order])
-    last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))  # the last rank of each distinct score
-    return hits[last] / (last + 1), hits[last] / hits[-1]
-
-
-def average_precision(scores: Array, truth: Mask) -> float:
-    """Area under the precision-recall steps: sum of precision times the growth of recall. scores, truth: (N,)."""
-    precision, recall = precision_recall(scores, truth)
-    return float(np.sum(precision * np.diff(recall, prepend=0.0)))
 
 
 def f1(said: Mask, truth: Mask) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from unified.contracts.errors import ConfigError, suggestion
@@ -36,6 +37,14 @@ class MultilabelTask(Task):
     default_head: ClassVar[str] = "multilabel"
     provides: ClassVar[tuple[str, ...]] = ("tag_scores",)
     primary: ClassVar[str] = "mAP"
+    scores: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "mAP": "average precision of a tag, mean over tags: whether images that show it come before all others",
+            "F1_macro": "F1 at a score of 0.5, mean over tags",
+            "mAP_micro": "average precision over all (image, tag) pairs together: frequent tags count more",
+            "F1_micro": "F1 at a score of 0.5 over all pairs together",
+        }
+    )
     breaks: ClassVar[frozenset[str]] = frozenset({"mosaic", "mixup", "copy_paste"})
 
     def __init__(

@@ -34,13 +34,14 @@ class Stand:
 
     error: BaseException | None = None
     interrupted: bool = False
+    signal: int = 0
     call: dict[str, Any] = field(default_factory=dict)
 
     def train(self, config: Any, base: Path, **words: Any) -> RunSummary:
         self.call = {"config": config, "base": base, **words}
         if self.error:
             raise self.error
-        summary = RunSummary(Path("runs/x"), {"det/AP50": 0.5}, 7, 1.5, self.interrupted)
+        summary = RunSummary(Path("runs/x"), {"det/AP50": 0.5}, 7, 1.5, self.interrupted, self.signal)
         words["monitor"].end(summary)
         return summary
 
@@ -146,9 +147,11 @@ def test_debug_shows_the_traceback_and_keeps_the_code(stand: Stand, capsys: pyte
         assert "in train" in told
 
 
-def test_an_interrupted_run_ends_with_130(stand: Stand) -> None:
-    stand.interrupted = True
-    assert code_of(train, "--data", "good.yaml", "--quiet") == 130
+@pytest.mark.parametrize(("signal", "code"), [(2, 130), (15, 143), (0, 0)])
+def test_a_run_that_was_stopped_tells_by_what(stand: Stand, signal: int, code: int) -> None:
+    """By Ctrl-C, by SIGTERM, or by the file that asks for a clean end."""
+    stand.interrupted, stand.signal = True, signal
+    assert code_of(train, "--data", "good.yaml", "--quiet") == code
 
 
 def test_the_screen_is_given_back_after_an_error(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,7 +175,64 @@ def test_rectangles_hold_images_of_like_shape(tmp_path: Path) -> None:
     assert all(shape == (128, 128) for shape in plain)
 
 
-def of_sizes(folder: Path, sizes: list[tuple[int, int]]) -> Mixture:
+def test_training_in_rectangles_shows_every_image_once_a_pass_and_the_same_on_every_rank(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [(60, 120), (120, 60), (100, 100), (110, 60)]
+    mixture = of_sizes(tmp_path, [sizes[k] for k in rng.integers(0, 4, 48)], split="train")
+    augment = AugmentConfig(rectangular=True, scale=0.3, fliplr=0.5)
+    given: dict[str, Any] = {"augment": augment, "batch": 4, "size": 128, "steps": 30}
+    orders = list(loader(mixture, **given).orders())
+    for start in (0, 12):
+        shown = [index for order in orders[start : start + 12] for index, _ in order.items]
+        assert sorted(shown) == list(range(48))  # one pass
+    shapes = [order.shape for order in orders]
+    assert Counter(shapes)[64, 128] >= 3 and Counter(shapes)[128, 64] >= 3
+    assert shapes[:12] != sorted(shapes[:12])  # not in the order of their shapes
+    plain = loader(mixture, **{**given, "augment": AugmentConfig()})
+    wide = sum(h * w for h, w in shapes) / (30 * 128 * 128)
+    assert wide < 0.8 and {order.shape for order in plain.orders()} == {None}
+    for order, batch in zip(orders, loader(mixture, **{**given, "steps": 6}), strict=False):
+        assert batch.images.shape[2:] == order.shape
+        for found, image in zip(batch.annotations, batch.images, strict=True):
+            for box in found.boxes_xyxy.tolist():
+                x0, y0, x1, y1 = (round(v) for v in box)
+                assert 0 <= x0 < x1 <= order.shape[1] and 0 <= y0 < y1 <= order.shape[0]
+                assert (image[:, y0 + 3 : y1 - 3, x0 + 3 : x1 - 3] > 200).all()
+    assert [o.shape for o in loader(mixture, start_step=7, **given).orders()] == shapes[7:]
+    ranks = [list(loader(mixture, rank=rank, world=2, **given).orders()) for rank in (0, 1)]
+    for whole, first, second in zip(orders, *ranks, strict=True):
+        assert whole.shape == first.shape == second.shape and whole.items == first.items + second.items
+    mixed = loader(mixture, **{**given, "augment": augment.model_copy(update={"mosaic": 0.5})})
+    found = [order.shape for order in mixed.orders()]
+    assert {*found[:27]} == {None} and found[27:] == shapes[27:]  # a mosaic is a square; the last share has none
+
+
+def test_sides_and_rectangles_go_together(tmp_path: Path) -> None:
+    mixture = of_sizes(tmp_path, [(60, 120), (120, 60)] * 8, split="train")
+    augment = AugmentConfig(rectangular=True, multi_scale=0.5)
+    shapes = {o.shape for o in loader(mixture, augment=augment, batch=4, size=128, steps=40).orders()}
+    assert {max(shape) for shape in shapes} == {64, 96, 128, 160, 192}
+    assert {(64, 128), (128, 64), (32, 64)} <= shapes
+
+
+def test_views_are_mixed_only_for_tasks_that_learn_no_identities(tmp_path: Path) -> None:
+    pictures = [(96, 96)] * 6
+    mixture = of_sizes(
+        tmp_path, pictures, split="train", identity={"image": "views"}, labelled=dict.fromkeys(BOTH, "all")
+    )
+    augment = AugmentConfig(mosaic=1.0, fliplr=0.0)
+    for tasks, mixed in ((("det", "emb"), False), (("emb",), False), (("det",), True)):
+        made = [mixture.sample("x", k, 0, augment, tasks=tasks) for k in range(6)]
+        assert all(len(views) == 2 for views in made)
+        found = [view.annotations for views in made for view in views]
+        assert (max(len(each) for each in found) > 1) == mixed
+        assert all((each.identity < 0) == mixed for each in found)
+
+
+BOTH = {"det": "boxes", "emb": "identities"}
+
+
+def of_sizes(folder: Path, sizes: list[tuple[int, int]], split: Any = "val", **more: Any) -> Mixture:
     """A COCO dataset of dark pictures (height, width), each with a bright middle and its box."""
     import json
 
@@ -192,7 +249,8 @@ def of_sizes(folder: Path, sizes: list[tuple[int, int]]) -> Mixture:
         objects.append({"id": k + 1, "image_id": k + 1, "category_id": 1, "bbox": box, "area": box[2] * box[3]})
     text = json.dumps({"images": images, "annotations": objects, "categories": [{"id": 1, "name": "thing"}]})
     (folder / "all.json").write_text(text)
-    split = {"images": "pictures", "annotations": "all.json"}
-    config = {"path": str(folder), "train": split, "val": split, "labelled": {"det": "all"}}
+    part = {"images": "pictures", "annotations": "all.json"}
+    config = {"path": str(folder), "train": part, "val": part, "labelled": {"det": "all"}, **more}
     data = DataConfig.model_validate({"datasets": {"x": config}})
-    return open_mixture(data, {"det": "boxes"}, split="val", size=128, base=folder)
+    asked: Any = {task: table for task, table in BOTH.items() if task in config["labelled"]}
+    return open_mixture(data, asked, split=split, size=128, base=folder)

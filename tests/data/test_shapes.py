@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unified.contracts.errors import DataError
 from unified.data.shapes import (
     ATTRIBUTES,
     CLASSES,
@@ -305,7 +307,7 @@ def test_an_unwritable_cache_names_the_folder(tmp_path: Path) -> None:
 def test_a_relative_cache_variable_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNIFIED_CACHE", "here")
-    with pytest.raises(ValueError, match="absolute"):
+    with pytest.raises(DataError, match="absolute"):
         ShapesStore.open("train", count=1)
     assert not list(tmp_path.iterdir())
 
@@ -332,3 +334,16 @@ def test_write_coco_loads_in_pycocotools(tmp_path: Path, capsys: pytest.CaptureF
     assert len(COCO(str(out / "annotations" / "captions_val.json")).anns) == 6
     with pytest.raises(ValueError, match="not empty"):
         write_coco(out, train=1, val=1)
+
+
+def test_a_level_with_other_numbers_is_rendered_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened() -> ShapesStore:
+        return ShapesStore.open("val", count=2, level="easy", size=48, root=tmp_path, processes=1)
+
+    first = opened()
+    darker = dataclasses.replace(LEVELS["easy"], exposure=(0.3, 0.31), dark=(0.3, 0.31))
+    with monkeypatch.context() as patch:
+        patch.setitem(LEVELS, "easy", darker)
+        other = opened()
+        assert other.folder != first.folder and not np.array_equal(other.images, first.images)
+    assert opened().folder == first.folder

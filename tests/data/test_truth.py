@@ -60,7 +60,7 @@ def test_every_transform_is_a_setting_that_zero_switches_off() -> None:
     none = without(ALL, TRANSFORMS)
     assert all(getattr(none, name) == 0 for name in TRANSFORMS)
     assert {*AugmentConfig.model_fields} - {*TRANSFORMS} == {
-        *("mosaic_images", "copy_paste_by", "cutout_side", "multi_scale", "close")
+        *("mosaic_images", "copy_paste_by", "cutout_side", "multi_scale", "rectangular", "close")
     }
 
 

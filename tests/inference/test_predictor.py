@@ -14,7 +14,8 @@ from PIL import Image
 import unified
 from unified.contracts.errors import UnifiedError
 from unified.contracts.structures import Prediction
-from unified.inference.predictor import UnifiedModel, as_pixels, load
+from unified.inference.model import UnifiedModel, load
+from unified.inference.source import as_pixels
 from unified.training.run import train
 
 LOW = {"confidence": 0.0}  # an untrained network is sure of nothing
@@ -39,7 +40,7 @@ def picture(height: int = 70, width: int = 120, seed: int = 0) -> np.ndarray:
 
 
 def assert_close(a: Prediction, b: Prediction, atol: float = 0.0) -> None:
-    for field in fields(a):
+    for field in fields(Prediction):
         x, y = getattr(a, field.name), getattr(b, field.name)
         if isinstance(x, torch.Tensor):
             assert x.shape == y.shape, field.name
@@ -70,7 +71,6 @@ def test_pictures_in_a_batch_are_answered_as_alone(model: UnifiedModel) -> None:
             assert_close(a, b, atol=1e-5 * 130)  # boxes are in pixels
             assert torch.allclose(a.embedding, b.embedding, atol=1e-5)
             assert torch.allclose(a.tag_scores, b.tag_scores, atol=1e-5)
-    assert model.predict([]) == []
 
 
 def test_boxes_are_in_the_pictures_own_pixels(model: UnifiedModel) -> None:
@@ -179,7 +179,9 @@ def test_another_size_is_another_input(model: UnifiedModel) -> None:
         (np.zeros((8, 8, 4), np.uint8), "uint8 of shape (8, 8, 4)"),
         (np.zeros((0, 8, 3), np.uint8), "of shape (0, 8, 3)"),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), "uint8 of shape (8, 8, 3)"),
-        (torch.zeros(3, 8, 8), "float32 of shape (3, 8, 8)"),
+        (torch.full((3, 8, 8), 114.0), "a floating tensor must lie in 0..1; got 114..114"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "int64 of shape (3, 8, 8)"),
+        ([], "the list is empty"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "uint8 of shape (1, 3, 8, 8)"),
         ("no/such/file.jpg", "no/such/file.jpg"),
     ],

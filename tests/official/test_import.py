@@ -16,7 +16,7 @@ from unified.contracts import protocols
 from unified.contracts.document import load_run_config
 from unified.contracts.errors import UnifiedError
 from unified.contracts.structures import Annotations, Batch, Frame, LabelState, Vocabulary
-from unified.inference.predictor import UnifiedModel
+from unified.inference.model import UnifiedModel
 from unified.model.build import assemble
 from unified.official.design import DESIGNS
 from unified.official.names import COCO, class_names

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny import DATA, cache_at, write_data, write_model, write_recipe
 
 from unified.contracts.config import RunConfig
 from unified.contracts.document import load_run_config
 from unified.contracts.errors import ConfigError
+from unified.data.collate import PackedBatch
+from unified.data.kitchen import Kitchen, Order
+from unified.data.shapes.export import write_coco
 from unified.training.evaluator import evaluate_run
 from unified.training.monitor import Monitor, Plan
 from unified.training.run import train
@@ -49,6 +54,36 @@ def test_a_run_takes_all_transforms_balanced_batches_and_rectangles(tmp_path: Pa
     assert summary.steps == 6 and "dataset 'shapes': without hue, which would make labels untrue" in notes.notes
     square, low = (evaluate_run(tmp_path / "run", rectangular=rectangular) for rectangular in (False, True))
     assert square == pytest.approx(low)  # pictures that are square
+
+
+def test_a_run_takes_rectangles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "flat"
+    write_coco(folder, train=24, val=4, level="easy", size=96)
+    for path in (folder / "train").iterdir():  # the lower half is cut off
+        Image.open(path).crop((0, 0, 96, 48)).save(path)
+    file = folder / "annotations" / "instances_train.json"
+    document = json.loads(file.read_text())
+    upper = [each for each in document["annotations"] if each["bbox"][1] + each["bbox"][3] <= 48]
+    images = [{**image, "height": 48} for image in document["images"]]
+    file.write_text(json.dumps({**document, "images": images, "annotations": upper}))
+    part = {"images": "train", "annotations": "annotations/instances_train.json"}
+    datasets = {"flat": {"path": str(folder), "train": part, "val": part, "labelled": {"det": "all"}}}
+    data = tmp_path / "flat.json"
+    data.with_suffix(".yaml").write_text(json.dumps({"datasets": datasets}))  # JSON is YAML
+    shapes: list[tuple[int, ...]] = []
+    make = Kitchen.make
+
+    def watched(kitchen: Kitchen, order: Order) -> PackedBatch:
+        made = make(kitchen, order)
+        shapes.append(tuple(made.images.shape[2:]))
+        return made
+
+    monkeypatch.setattr(Kitchen, "make", watched)
+    given, base = config_of(
+        tmp_path, str(data.with_suffix(".yaml")), "train.augment={rectangular: true, scale: 0.2}", tasks=("det",)
+    )
+    assert train(given, base, tmp_path / "run").steps == 6
+    assert shapes[:6] == [(64, 96)] * 6
 
 
 def test_a_sampler_that_does_not_fit_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:

@@ -147,10 +147,10 @@ def test_a_stopped_run_goes_on_to_the_same_weights(place: Path, whole: tuple[Pat
 
 def test_a_finished_run_resumed_stays_as_it_is(whole: tuple[Path, Ear]) -> None:
     folder, _ = whole
-    files = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.stem != "report"}
     summary = train(RunFolder.open(folder).read_config(), folder, resume=folder)
     assert summary.steps == 6
-    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == files
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.stem != "report"} == files
 
 
 def test_a_folder_that_holds_a_run_is_not_taken(place: Path, whole: tuple[Path, Ear]) -> None:
@@ -172,8 +172,11 @@ def test_a_checkpoint_of_another_configuration_is_not_resumed(place: Path, whole
     config = RunFolder.open(whole[0]).read_config()
     options = {**config.model.backbone.options, "channels": [8, 8, 16, 16, 24]}
     model = config.model.model_copy(update={"backbone": config.model.backbone.model_copy(update={"options": options})})
+    other = config.model_copy(update={"model": model})
+    with pytest.raises(CheckpointError, match=r"not the run that was begun: model.backbone.options.channels: \[8, 8"):
+        train(other, place, resume=whole[0])
     with pytest.raises(CheckpointError, match="is a checkpoint of another configuration"):
-        train(config.model_copy(update={"model": model}), place, resume=whole[0])
+        train(other, place, resume=whole[0], force=True)
 
 
 def test_a_batch_that_cannot_be_shared_leaves_no_folder(place: Path) -> None:

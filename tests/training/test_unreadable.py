@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
 
 from unified.contracts.config import RunConfig
@@ -16,6 +17,8 @@ from unified.contracts.document import load_run_config
 from unified.contracts.errors import DataError
 from unified.data.convert import convert
 from unified.data.lint.linter import lint
+from unified.data.spoilage import Spoiled
+from unified.training import unreadable
 from unified.training.evaluator import evaluate_run
 from unified.training.monitor import Monitor
 from unified.training.run import train
@@ -119,3 +122,10 @@ def test_too_many_damaged_pictures_stop_the_run_with_one_line(tmp_path: Path, zo
     assert str(error.value).isprintable() and "of its 24 pictures cannot be used, more than 5 %" in str(error.value)
     config, base = configured(tmp_path, zoo, "unreadable=0.2", "workers=1")
     assert train(config, base, out=tmp_path / "lenient").steps == 6
+
+
+def test_what_ranks_tell_each_other_travels_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    met = [Spoiled("zoo", 3, "ä.png: cut short"), Spoiled("zoo", 9, "b.png: empty")]
+    monkeypatch.setattr(unreadable, "gather", lambda tensor: torch.cat([tensor, tensor]))  # as of two ranks
+    assert list(unreadable.of_all_ranks(met, torch.device("cpu"))) == met * 2
+    assert list(unreadable.of_all_ranks([], torch.device("cpu"))) == []

@@ -139,6 +139,43 @@ def data(
         _print_pace(result, f"{model}, {step_size} px, batch {batch}")
 
 
+@app.command()
+def save(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Any setting of training, such as save_minutes=1."),
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="NAME|FILE", help="Model file (YAML).")] = "unified-n",
+    data: Annotated[str, typer.Option(metavar="NAME|FILE", help="Data file (YAML) or dataset.")] = "shapes",
+    tasks: Annotated[str, typer.Option(metavar="A,B", help="Kinds of task.")] = ",".join(TASKS),
+    size: Annotated[int, typer.Option(metavar="N", min=32, help="Input side in pixels.")] = 320,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images a step.")] = 16,
+    saves: Annotated[int, typer.Option(metavar="N", min=1, help="Saves timed.")] = 5,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps timed between them.")] = 5,
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, mps.")] = "cpu",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time what saving checkpoints beside the training costs it, at the interval of the settings."""
+    import dataclasses
+
+    from unified.contracts.document import load_run_config
+    from unified.training.toll import measure_toll
+
+    names, options = split_names(tasks) or (), {"train.size": size, "train.batch": batch, "train.device": device}
+    given = load_run_config(model=model, data=data, tasks=names, overrides=settings or [], options=options)
+    toll = measure_toll(*given, saves, steps)
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(toll), "share": toll.share}))
+        return
+    of = f"a checkpoint has {toll.bytes / 1e6:.1f} MB, a step takes {toll.step:.2f} s"
+    print(f"{model}, {size} px, batch {batch}, {device}: {of}")
+    print(f"a save: {1e3 * toll.copied:.0f} ms copied in the step, {1e3 * toll.written:.0f} ms written beside")
+    print(f"it adds {1e3 * toll.added:.0f} ms to the training (steps run beside it: {toll.steps_slowed})")
+    print(f"waiting for the disk instead would take {1e3 * toll.in_turn:.0f} ms")
+    print(f"one every {toll.interval / 60:.1f} minutes: {toll.share:.2%} of the time")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
     run(app, argv)

@@ -2,7 +2,7 @@
 """How every command runs: words in, an exit code out, and an error in one line.
 
 Exit codes: 0 done; 1 something broke, or part of the work failed; 2 a word or file the person gave is not right;
-130 interrupted.
+130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unified.contracts.errors import UnifiedError
 
 _ASSIGNMENT = re.compile(r"([a-z][a-z_-]*)=(.*)", re.DOTALL)
 _FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT}
-_FULL_OR_FORBIDDEN |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+_FULL_OR_FORBIDDEN |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EIO, errno.EFBIG}
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.", rich_help_panel="Screen")]
 Json = Annotated[
@@ -30,8 +30,8 @@ Json = Annotated[
 
 
 def make_app() -> typer.Typer:
-    """An empty command."""
-    return typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    """An empty command, which can also complete its own words in a shell (``--install-completion``)."""
+    return typer.Typer(add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
 def run(app: typer.Typer, argv: Sequence[str] | None = None) -> None:

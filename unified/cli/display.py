@@ -110,9 +110,10 @@ class Display(Monitor):
         return Group(line, losses)
 
     def _pace(self, record: StepRecord) -> str:
-        wait = f", waiting for data {record.wait:.0%}" if record.wait >= 0.05 else ""
-        memory = f"  {record.memory_mb / 1024:.1f} GB" if record.memory_mb else ""
-        return f"{self.rate:.0f} img/s{wait}  lr {record.lr:.2g}{memory}"
+        rate = f"{self.rate:.0f}" if self.rate >= 10 else f"{self.rate:.1f}"
+        memory = f"  {record.memory_mb / 1024:.1f} GiB" if record.memory_mb else ""
+        skipped = f"  {record.skipped} skipped" if record.skipped else ""
+        return f"{rate} img/s, waiting for data {record.wait:.0%}  lr {record.lr:.2g}{memory}{skipped}"
 
     def _plain(self, record: StepRecord) -> str:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
@@ -165,7 +166,13 @@ def closing(summary: RunSummary) -> RenderableType:
 def _where(folder: Path) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style=_SOFT)
-    places = (("run", ""), ("best checkpoint", "checkpoints/best"), ("plots", "plots"), ("log", "log.jsonl"))
+    places = (
+        ("run", ""),
+        ("report", "report.html"),
+        ("best checkpoint", "checkpoints/best"),
+        ("plots", "plots"),
+        ("log", "log.jsonl"),
+    )
     for name, part in places:
         path = folder / part
         if path.exists():

@@ -38,12 +38,19 @@ def evaluate(
     rectangular: Annotated[
         bool, typer.Option("--rectangular", help="Pad images of like shape together, not each to a square.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Score the run's own validation data and write its report.html anew.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Evaluate a trained network."""
     from unified.training.evaluator import evaluate_run
 
+    if report:
+        given = {"--data": data, "--tasks": tasks, "--size": size, "--batch": batch, "--limit": limit}
+        _report(folder, [name for name, value in given.items() if value is not None], as_json)
+        return
     if split not in SPLITS:
         raise ConfigError(f"--split: unknown split '{split}'{suggestion(split, SPLITS)}")
     metrics = evaluate_run(
@@ -65,6 +72,16 @@ def evaluate(
     from unified.cli.display import metric_table
 
     Console().print(metric_table(metrics, title=f"{folder}, {split}"))
+
+
+def _report(folder: Path, others: Sequence[str], as_json: bool) -> None:
+    """Writes the page of a run again."""
+    if others:
+        raise ConfigError(f"--report is of the run's own data and size; leave out {', '.join(others)}")
+    from unified.training.page.again import look_again
+
+    path = look_again(folder, lambda line: print(f"note: {line}", file=sys.stderr))
+    print(json.dumps({"report": str(path)}) if as_json else path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from unified.contracts.config import AugmentConfig
 from unified.training.preview import Preview
 
 WIDTH, HEIGHT = 64, 8  # characters of the picture
+COLUMNS = 4  # of learning rates that differ by group, at most
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")  # of phases, in turn
 
@@ -26,8 +27,8 @@ def show(preview: Preview, console: Console | None = None) -> None:
     """Prints the whole preview."""
     console = console or Console()
     fine = console.encoding.lower().startswith("utf")
-    parts: list[RenderableType] = [_head(preview), _data(preview), _phases(preview), _moments(preview)]
-    parts += [_groups(preview), picture(preview, fine)]
+    parts: list[RenderableType] = [_head(preview), _data(preview), *_schedule(preview), _phases(preview)]
+    parts += [_moments(preview), _groups(preview), picture(preview, fine)]
     console.print(Group(*(Padding(part, (1, 0, 0, 0)) for part in parts)))
     for note in preview.notes:
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
@@ -76,12 +77,53 @@ def _head(preview: Preview) -> Table:
 
 
 def _data(preview: Preview) -> RenderableType:
-    data = _table("data", "dataset", "tasks", "images", "share", "each seen", left=2)
+    whole = any(abs(part.weight - part.share) > 5e-4 for part in preview.datasets.values())
+    titles = ("images", "share", *(["of gradients"] if whole else []), "each seen")
+    data = _table("data", "dataset", "tasks", *titles, left=2)
     for name, part in preview.datasets.items():
-        data.add_row(Text(name), ", ".join(part.tasks), f"{part.images:,}", f"{part.share:.1%}", f"{part.visits:.1f} x")
+        weight = [f"{part.weight:.1%}"] if whole else []
+        seen = f"{part.visits:.1f} x"
+        data.add_row(Text(name), ", ".join(part.tasks), f"{part.images:,}", f"{part.share:.1%}", *weight, seen)
     tasks = Text("batches that serve a task: ", style=_SOFT)
     tasks.append(", ".join(f"{name} {share:.1%}" for name, share in preview.tasks.items()), style="default")
     return Group(data, tasks)
+
+
+def _schedule(preview: Preview) -> list[RenderableType]:
+    """The first turns as a strip of letters, and what a schedule that changes gives; nothing with one dataset."""
+    parts: list[RenderableType] = [strip(preview)] if len(preview.datasets) > 1 else []
+    if preview.shifts:
+        table = _table("shares from a step on", "", "step", *preview.datasets, "no turn", left=1)
+        for shift in preview.shifts:
+            shares = (f"{shift.shares[name]:.1%}" for name in preview.datasets)
+            table.add_row("", f"{shift.step:,}", *shares, ", ".join(shift.resting) or "-")
+        parts.append(table)
+    return parts
+
+
+def strip(preview: Preview) -> Text:
+    """The datasets of the first forward passes, a letter each."""
+    letters = _letters(list(preview.datasets))
+    colours = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(preview.datasets)}
+    text = Text(f"the first {len(preview.order)} forward passes, {preview.schedule}\n", style="bold")
+    for first in range(0, len(preview.order), WIDTH):
+        text.append(f"{first:>8} ", style=_SOFT)
+        for name in preview.order[first : first + WIDTH]:
+            text.append(letters[name], style=colours[name])
+        text.append("\n")
+    text.append("         ")
+    for name, letter in letters.items():
+        text.append(f"{letter} {name}  ", style=colours[name])
+    return text
+
+
+def _letters(names: Sequence[str]) -> dict[str, str]:
+    """A letter for each name: one of its own where that is free, any other where it is not."""
+    found: dict[str, str] = {}
+    for name in names:
+        wanted = (*name.lower(), *"abcdefghijklmnopqrstuvwxyz0123456789")
+        found[name] = next((c for c in wanted if c.isalnum() and c not in found.values()), "?")
+    return found
 
 
 def _phases(preview: Preview) -> Table:
@@ -138,7 +180,11 @@ def _alike(preview: Preview) -> list[list[str]]:
     for group in preview.groups:
         rates = tuple(moment.rates[group.name] for moment in preview.moments)
         by_rates.setdefault(rates, []).append(group.name)
-    return list(by_rates.values())
+    columns = list(by_rates.values())
+    if len(columns) <= COLUMNS:
+        return columns
+    whole = {group.name for group in preview.groups if group.scale == 1}  # the others' factors stand in their own table
+    return [names for names in columns if whole & set(names)] or columns[:1]
 
 
 def _groups(preview: Preview) -> Table:
@@ -153,7 +199,7 @@ def picture(preview: Preview, fine: bool = True) -> Text:
     """The learning rate over the run, in the colours of its phases; without ``fine`` in plain ASCII."""
     heights = _columns(preview.curve, WIDTH)
     top = max(heights) or 1.0
-    text = Text("learning rate\n", style="bold")
+    text = Text(f"learning rate, {preview.course}\n", style="bold")
     for row in range(HEIGHT - 1, -1, -1):
         label = f"{top * (row + 1) / HEIGHT:.2g}" if row in (HEIGHT - 1, HEIGHT // 2 - 1) else ""
         text.append(f"{label:>8} {'│' if fine else '|'}", style=_SOFT)

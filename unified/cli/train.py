@@ -5,112 +5,63 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from unified.cli import options
 from unified.cli.command import Debug, Json, make_app, run, split_names
+from unified.cli.options import DATA, MODEL, TASKS
 from unified.contracts.errors import ConfigError
 
 if TYPE_CHECKING:
     from unified.contracts.config import ModelConfig, RunConfig
     from unified.training.monitor import Monitor, RunSummary
 
-MODEL, DATA, TASKS = "unified-n", "shapes", "det,cls,emb"
-
-_WHAT, _HOW, _RUN, _SCREEN = "What is learned", "How it learns", "The run", "Screen"
-
 app = make_app()
 
 
 @app.command()
 def train(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Any setting, such as lr=0.01 or tasks.emb.weight=0.5."),
-    ] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(metavar="A,B", help=f"Kinds of task, or name:kind; {TASKS} if not given.", rich_help_panel=_WHAT),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE", help=f"Data file, or a dataset's folder; {DATA} if not given.", rich_help_panel=_WHAT
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help=f"Model file (YAML); {MODEL} if not given.", rich_help_panel=_WHAT),
-    ] = None,
-    latents: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|RULES",
-            help="Which z stands where, such as yolor or 'align.*=mul pre.*=add:neural'; the model's if not given.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="Recipe (YAML); the data file's if not given.", rich_help_panel=_HOW),
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Input side in pixels.", rich_help_panel=_HOW)
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(metavar="N", help="Images an optimizer step.", rich_help_panel=_HOW)
-    ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(metavar="N", help="Passes over all training images.", rich_help_panel=_HOW)
-    ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(metavar="N", help="End after so many steps.", rich_help_panel=_HOW)
-    ] = None,
-    max_minutes: Annotated[
-        float | None, typer.Option(metavar="N", help="End in time; the schedule shortens itself.", rich_help_panel=_HOW)
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Highest learning rate.", rich_help_panel=_HOW)
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="A.B=C", help="Any setting; may be repeated.", rich_help_panel=_HOW),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="A new folder; runs/MODEL-DATE if not given.", rich_help_panel=_RUN),
-    ] = None,
-    start: Annotated[
-        Path | None,
-        typer.Option(
-            "--from", metavar="DIR", help="Begin with the weights of a run or model that fit.", rich_help_panel=_WHAT
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.", rich_help_panel=_RUN)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_RUN)
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Loader processes.", rich_help_panel=_RUN)
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Of weights, order and augmentation.", rich_help_panel=_RUN)
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show what would happen, step by step; train nothing.", rich_help_panel=_RUN),
-    ] = False,
-    no_lint: Annotated[
-        bool,
-        typer.Option("--no-lint", help="Train on data that unified-lint refuses.", rich_help_panel=_RUN),
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.", rich_help_panel=_SCREEN)] = False,
+    context: typer.Context,
+    settings: options.Settings = None,
+    tasks: options.Tasks = None,
+    data: options.Data = None,
+    model: options.Model = None,
+    latents: options.Latents = None,
+    recipe: options.Recipe = None,
+    size: options.Size = None,
+    batch: options.Batch = None,
+    epochs: options.Epochs = None,
+    max_steps: options.MaxSteps = None,
+    max_minutes: options.MaxMinutes = None,
+    lr: options.Rate = None,
+    course: options.Course = None,
+    patience: options.Patience = None,
+    set_: options.Set = None,
+    out: options.Out = None,
+    start: options.Start = None,
+    resume: options.Resume = None,
+    force: options.Force = False,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    compile_: options.Compile = None,
+    deterministic: options.Deterministic = None,
+    workers: options.Workers = None,
+    seed: options.Seed = None,
+    no_lint: options.NoLint = False,
+    dry_run: options.DryRun = False,
+    fast_dev_run: options.FastDevRun = False,
+    find_lr: options.FindRate = False,
+    tensorboard: options.Tensorboard = None,
+    quiet: options.Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -119,41 +70,42 @@ def train(
     Without anything else, [bold]unified-train[/bold] learns boxes, tags and embeddings on the built-in shapes.
     Options may also be written as settings: [bold]size=320[/bold].
     """
-    options = {
-        "model.latents": latents,
-        "train.size": size,
-        "train.batch": batch,
-        "train.epochs": epochs,
-        "train.max_steps": max_steps,
-        "train.max_minutes": max_minutes,
-        "train.lr": lr,
-        "train.device": device,
-        "train.workers": workers,
-        "train.seed": seed,
-    }
-    words = {"--tasks": tasks, "--data": data, "--model": model, "--recipe": recipe}
+    given = {key: context.params[name] for name, key in options.SETTINGS.items()}
+    words = {word: context.params[name] for name, word in options.WORDS.items()}
     if start:
         words["--from"] = str(start)
+    given["train.logging"] = ("tensorboard",) if tensorboard else None
     overrides = [*(settings or []), *(set_ or [])]
-    config, base = _resumed(resume, words, options, overrides) if resume else _fresh(words, options, overrides)
+    look = _look(dry_run, fast_dev_run, find_lr, resume)
+    config, base = _resumed(resume, words, given, overrides, force) if resume else _fresh(words, given, overrides)
     if not (resume or no_lint):
         _lint(config, base, data or DATA, quiet)
-    if dry_run:
-        _show(config, base, quiet, as_json, out=out, resume=resume, start=start)
+    if look:
+        look(config, base, quiet, as_json, out=out, resume=resume, start=start)
         return
-    summary = _train(config, base, out, resume, _monitor(quiet), start)
+    summary = _train(config, base, out, resume, _monitor(quiet), start, force)
     if as_json:
         print(json.dumps(_as_json(summary)))
-    if summary.interrupted:
-        raise typer.Exit(130)
+    if summary.interrupted and summary.signal:
+        raise typer.Exit(128 + summary.signal)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
-    run(app, argv)
+    if threading.current_thread() is not threading.main_thread():
+        return run(app, argv)
+    before = signal.signal(signal.SIGTERM, _terminated)  # outside of training nothing is to be saved
+    try:
+        run(app, argv)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _fresh(words: dict[str, str | None], options: dict[str, Any], overrides: Sequence[str]) -> tuple[RunConfig, Path]:
+def _terminated(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _fresh(words: dict[str, str | None], given: dict[str, Any], overrides: Sequence[str]) -> tuple[RunConfig, Path]:
     """A new run; one that begins with a model's weights is of its network and tasks, unless others are named."""
     from unified.contracts.document import load_run_config
 
@@ -171,27 +123,28 @@ def _fresh(words: dict[str, str | None], options: dict[str, Any], overrides: Seq
         tasks=split_names(tasks) or (),
         recipe=words["--recipe"],
         overrides=overrides,
-        options=options,
+        options=given,
     )
 
 
 def _resumed(
-    folder: Path, words: dict[str, str | None], options: dict[str, Any], overrides: Sequence[str]
+    folder: Path, words: dict[str, str | None], given: dict[str, Any], overrides: Sequence[str], force: bool
 ) -> tuple[RunConfig, Path]:
-    """A run goes on as it began; only where it runs may change."""
+    """A run goes on as it began; only where it runs may change, and settings where they are forced upon it."""
     from unified.contracts.document import read_run_config
 
-    free = {"train.device": "device", "train.workers": "workers"}
-    given = {name: value for key, name in free.items() if (value := options[key]) is not None}
+    free = {"train.device": "device", "train.workers": "workers", "train.logging": "logging"}
+    where = {name: value for key, name in free.items() if (value := given[key]) is not None}
     fixed = [name for name, value in words.items() if value is not None]
-    fixed += [f"--{k.split('.')[1].replace('_', '-')}" for k, v in options.items() if v is not None and k not in free]
-    fixed += list(overrides)
+    settings = {k: v for k, v in given.items() if v is not None and k not in free}
+    fixed += [] if force else [*(f"--{k.split('.')[1].replace('_', '-')}" for k in settings), *overrides]
     if fixed:
-        raise ConfigError(f"--resume goes on with the run as it began; leave out {', '.join(fixed)}")
+        more = "" if force else " (settings may be changed with --force)"
+        raise ConfigError(f"--resume goes on with the run as it began; leave out {', '.join(fixed)}{more}")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"--resume {folder}: no run there; a run's folder holds config.yaml and checkpoints")
-    config = read_run_config(folder / "config.yaml")
-    return config.model_copy(update={"train": config.train.model_copy(update=given)}), folder.resolve()
+    config = read_run_config(folder / "config.yaml", overrides, settings)
+    return config.model_copy(update={"train": config.train.model_copy(update=where)}), folder.resolve()
 
 
 def _lint(config: RunConfig, base: Path, data: str, quiet: bool) -> None:
@@ -213,15 +166,31 @@ def _monitor(quiet: bool) -> Monitor:
 
 
 def _train(
-    config: RunConfig, base: Path, out: Path | None, resume: Path | None, monitor: Monitor, start: Path | None = None
+    config: RunConfig,
+    base: Path,
+    out: Path | None,
+    resume: Path | None,
+    monitor: Monitor,
+    start: Path | None = None,
+    force: bool = False,
 ) -> RunSummary:
     try:
         from unified.training.run import train
 
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        return train(config, base, out=out, resume=resume, monitor=monitor, command=command, start=start)
+        return train(config, base, out=out, resume=resume, monitor=monitor, command=command, start=start, force=force)
     finally:
         monitor.close()
+
+
+def _look(dry: bool, fast: bool, find: bool, resume: Path | None) -> Callable[..., None] | None:
+    """What is done instead of training, if anything."""
+    asked = [name for name, flag in (("--dry-run", dry), ("--fast-dev-run", fast), ("--find-lr", find)) if flag]
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked)} do different things; give one of them")
+    if resume and (fast or find):
+        raise ConfigError(f"{asked[0]} looks at a new run; leave out --resume")
+    return {"--dry-run": _show, "--fast-dev-run": _rehearse, "--find-lr": _find}[asked[0]] if asked else None
 
 
 def _show(config: RunConfig, base: Path, quiet: bool, as_json: bool, **folders: Path | None) -> None:
@@ -234,6 +203,33 @@ def _show(config: RunConfig, base: Path, quiet: bool, as_json: bool, **folders: 
         print(json.dumps(screen.as_json(found)))
     elif not quiet:
         screen.show(found)
+
+
+def _rehearse(config: RunConfig, base: Path, quiet: bool, as_json: bool, **folders: Path | None) -> None:
+    from unified.training.rehearsal import rehearse
+
+    monitor = _monitor(quiet or as_json)
+    try:
+        done = rehearse(config, base, start=folders["start"], monitor=monitor)
+    finally:
+        monitor.close()
+    if as_json:
+        print(json.dumps(asdict(done)))
+    elif not quiet:
+        print(done.line())
+
+
+def _find(config: RunConfig, base: Path, quiet: bool, as_json: bool, **folders: Path | None) -> None:
+    from unified.cli.progress import Bar
+    from unified.training.finder import STEPS, draw, find_rate
+
+    with Bar("steps at a growing rate", STEPS, quiet=quiet or as_json) as bar:
+        found = find_rate(config, base, start=folders["start"], tell=lambda rate, loss: bar.add(1))
+    path = draw(found, (folders["out"] or Path()) / "lr-finder.png")
+    if as_json:
+        print(json.dumps({**asdict(found), "plot": str(path)}))
+    elif not quiet:
+        print(f"{found.line()}\n{path} shows it; train with --lr {found.suggestion:.1e}")
 
 
 def _as_json(summary: RunSummary) -> dict[str, Any]:

@@ -22,12 +22,12 @@ from unified.contracts.placement import written_out
 from unified.contracts.recognition import DATA_SUFFIXES, Purpose, Recognised, Tell, recognise, tell_on_stderr
 from unified.contracts.source import Place, Source, dump_yaml, read_source, shown_path
 
-Kind = Literal["models", "train", "data", "latents"]
+Kind = Literal["models", "train", "data", "latents", "studies"]
 
 DEFAULT_RECIPE = "default"
 _RECIPE_EXTRAS = ("balance", "tasks")  # what a recipe may say beside the keys of ``train``
 _DATA_KEYS = ("datasets", "schedule", "recipe")
-_WORDS = {"models": "model", "train": "recipe", "data": "data", "latents": "latents"}
+_WORDS = {"models": "model", "train": "recipe", "data": "data", "latents": "latents", "studies": "study"}
 
 
 def load_run_config(
@@ -63,14 +63,7 @@ def load_run_config(
     kinds = {name: task["task"] for name, task in draft.value["tasks"].items()}
     base, named_recipe = _mount_data(draft, data, kinds, "learn", tell)
     _mount_recipe(draft, config_path("train", recipe or named_recipe or DEFAULT_RECIPE))
-    for key, value in (options or {}).items():
-        if value is not None:
-            flag = key.rsplit(".", 1)[-1].replace("_", "-")
-            draft.put(tuple(key.split(".")), value, f"--{flag} {value}")
-    _write_out_latents(draft)
-    for override in overrides:
-        draft.override(override)
-    _write_out_latents(draft)
+    _override(draft, overrides, options or {})
     return validate(RunConfig, draft.source(), _extras(draft)), base
 
 
@@ -104,11 +97,28 @@ def dump_run_config(config: RunConfig) -> str:
     return dump_yaml(config.model_dump(mode="json"))
 
 
-def read_run_config(path: Path) -> RunConfig:
-    """The configuration that a run saved in its folder."""
+def read_run_config(path: Path, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration that a run saved in its folder; with ``overrides`` and ``options`` as a new run takes them."""
     source = read_source(path)
-    _expect_mapping(source, path, "the configuration of a run")
-    return validate(RunConfig, source)
+    value = _expect_mapping(source, path, "the configuration of a run")
+    if not overrides and not options:
+        return validate(RunConfig, source)
+    draft = Draft()
+    for key, part in value.items():
+        draft.adopt(part, (key,), source.below(key))
+    _override(draft, overrides, options or {})
+    return validate(RunConfig, draft.source())
+
+
+def _override(draft: Draft, overrides: Sequence[str], options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        if value is not None:
+            flag = key.rsplit(".", 1)[-1].replace("_", "-")
+            draft.put(tuple(key.split(".")), value, f"--{flag} {value}")
+    _write_out_latents(draft)
+    for override in overrides:
+        draft.override(override)
+    _write_out_latents(draft)
 
 
 def list_configs(kind: Kind) -> tuple[str, ...]:

@@ -127,6 +127,7 @@ class Draft:
             return tuple(key.split("."))
         found = [s for s in settings if s[-1] == key]
         found = [s for s in found if s[0] == "train"] or found  # most words are said of training
+        found = [s for s in found if s == ("train", key)] or found
         if len(found) == 1:
             return found[0]
         if found:

@@ -23,6 +23,11 @@ class CheckpointError(UnifiedError):
     """A checkpoint or model directory is missing, damaged or belongs to something else."""
 
 
+def needs(what: str, package: str, extra: str) -> ConfigError:
+    """The error of something that an optional package does which is not installed."""
+    return ConfigError(f"{what} needs {package}, which is not installed: pip install 'unified-networks[{extra}]'")
+
+
 def suggestion(got: str, choices: Iterable[str]) -> str:
     """Text such as ``; known: a, b (did you mean 'a'?)`` to end an error about an unknown name."""
     names = sorted(choices)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -37,6 +37,12 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor, modulate: Modulate | None = None) -> Features:
         """images: (B, 3, H, W) float in [0, 1]."""
+
+    def by_depth(self) -> tuple[tuple[nn.Parameter, ...], ...]:
+        """Its parameters by stage, the first that an image meets come first; for rates that fall with the depth."""
+        own = tuple(self.parameters(recurse=False))
+        stages = [tuple(child.parameters()) for child in self.children()]
+        return tuple(stage for stage in (own, *stages) if stage)
 
 
 class Neck(nn.Module, ABC):
@@ -133,6 +139,7 @@ class Task(nn.Module, ABC):
     provides: ClassVar[tuple[str, ...]] = ()  # fields of Prediction this task fills
     uses: ClassVar[tuple[str, ...]] = ()  # fields another task must have filled before ``predict``
     primary: ClassVar[str]  # the score of ``metric()`` by which checkpoints are compared; higher is better
+    scores: ClassVar[Mapping[str, str]] = MappingProxyType({})  # what each score means, in a sentence
     breaks: ClassVar[frozenset[str]] = frozenset()
     """Transforms (``contracts.augmentation``) that make what this task learns of a whole image untrue.
 
@@ -203,6 +210,7 @@ class Turn:
 
     dataset: str
     tasks: tuple[str, ...]
+    weight: float = 1.0  # of its gradients, where several turns make one step
 
 
 class Schedule(Protocol):
@@ -212,9 +220,55 @@ class Schedule(Protocol):
 
 
 class Balancer(Protocol):
-    """Makes one scalar of the tasks' losses."""
+    """Makes one scalar of the tasks' losses. Built as ``cls(weights, **options)``, weights by task.
+
+    One that is also an :class:`ObservingBalancer` or a :class:`GradientBalancer` is asked for more, in runs of several
+    tasks. One with a memory has ``state() -> dict`` (JSON) and ``restore(state)`` beside.
+    """
 
     def combine(self, losses: Mapping[str, Tensor]) -> Tensor: ...
+
+
+@runtime_checkable
+class ObservingBalancer(Balancer, Protocol):
+    """Changes the weights by what it sees of the losses; the numbers it is told are the same on every rank."""
+
+    again: ClassVar[bool]  # whether ``observe`` wants the losses after the step too, for another forward pass
+
+    def factors(self, losses: Mapping[str, float]) -> Mapping[str, float]:
+        """What multiplies each loss of a forward pass before ``combine``. losses: over all ranks, 0: no labels."""
+
+    def observe(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """A step is taken. Losses over all ranks of tasks with labels; of its last forward pass if ``again``."""
+
+
+@runtime_checkable
+class GradientBalancer(Balancer, Protocol):
+    """Chooses how much of each task's gradient the parameters that tasks share will follow."""
+
+    weights: Mapping[str, float]
+
+    def weigh(self, gramian: Tensor, tasks: Sequence[str]) -> Tensor:
+        """What multiplies each task's gradient; all 1 is the plain sum.
+
+        Args:
+            gramian: (T, T) float64 on the CPU, the inner products of the tasks' gradients over all ranks, scaled to a
+                mean diagonal of 1; no gradient is zero.
+            tasks: whose gradients, T of them, two at least.
+
+        Returns:
+            (T,) float64.
+        """
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """Has something to remember that does not follow from the configuration."""
+
+    def state(self) -> dict[str, Any]:
+        """As JSON."""
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 backbones: Registry[Backbone] = Registry("backbone", "unified.backbones")
@@ -225,3 +279,4 @@ latents: Registry[Latent] = Registry("latent", "unified.latents")
 operators: Registry[Operator] = Registry("operator", "unified.operators")
 datasets: Registry[Any] = Registry("dataset format", "unified.datasets")
 balancers: Registry[Any] = Registry("balancer", "unified.balancers")
+loggers: Registry[Any] = Registry("logger", "unified.loggers")

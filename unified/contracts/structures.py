@@ -207,9 +207,10 @@ class Prediction:
     extras: Mapping[str, Any] = field(default_factory=dict)  # what plug-in tasks say, by task name
 
     def in_frame(self, frame: Frame) -> Prediction:
-        """The same prediction in the original pixels of ``frame``."""
+        """The same prediction in the original pixels of ``frame``; extras that have ``in_frame(frame)`` follow."""
         boxes = None if self.boxes_xyxy is None else frame.to_original(self.boxes_xyxy)
-        return replace(self, size=frame.size, boxes_xyxy=boxes)
+        extras = {name: x.in_frame(frame) if hasattr(x, "in_frame") else x for name, x in self.extras.items()}
+        return replace(self, size=frame.size, boxes_xyxy=boxes, extras=extras)
 
     @property
     def tags(self) -> dict[str, float]:

@@ -16,7 +16,9 @@ from unified.data.labels import LabelReader
 from unified.data.mosaic import mixup, mosaic
 from unified.data.occlusion import draw_cutout, paste, pasteable
 from unified.data.transforms import (
+    Size,
     View,
+    both_sides,
     compose,
     draw_affine,
     draw_flip,
@@ -52,11 +54,11 @@ class Darkroom:
         read: one stored picture by its index.
         count: pictures of the dataset.
         reader: what the dataset says of every task.
-        size: side of the network's square input in pixels.
+        size: of the network's input in pixels; for mosaics it is a square.
     """
 
-    def __init__(self, read: Callable[[int], Stored], count: int, reader: LabelReader, size: int) -> None:
-        self.read, self.count, self.reader, self.size = read, count, reader, size
+    def __init__(self, read: Callable[[int], Stored], count: int, reader: LabelReader, size: Size) -> None:
+        self.read, self.count, self.reader, self.size = read, count, reader, both_sides(size)
 
     def develop(self, index: int, rng: np.random.Generator, augment: AugmentConfig) -> Sample:
         """One picture after all transforms, with the label states that are true of what it shows."""
@@ -91,7 +93,7 @@ class Darkroom:
         """One mosaic of what was read and of as many random images as it lacks."""
         others = rng.integers(self.count, size=augment.mosaic_images - len(read)).tolist()
         read = [*read, *map(self.read, others)]
-        view = mosaic([view_of(each.sample) for each in read], rng, augment, self.size)
+        view = mosaic([view_of(each.sample) for each in read], rng, augment, self.size[0])
         states = self.reader.joined([each.sample.annotations for each in read])
         view = replace(view, annotations=replace(view.annotations, states=states))
         return view, all(each.bare for each in read)
@@ -125,11 +127,11 @@ class Darkroom:
         size = view.image.height, view.image.width
         fitting = fitting_matrix(size, self.size)
         if not draws_affine(augment):
-            if size == (self.size, self.size):
+            if size == self.size:
                 return view
             moved = move(view, fitting, self.size)
             boxes = letterbox_frame("", size, self.size).to_input(view.annotations.boxes_xyxy)
-            whole = move_extras(view.annotations, fitting, (self.size, self.size))  # it loses no box, however thin
+            whole = move_extras(view.annotations, fitting, self.size)  # it loses no box, however thin
             return replace(moved, annotations=replace(whole, boxes_xyxy=boxes), cut=view.cut)
-        centre = (self.size / 2, self.size / 2)
+        centre = (self.size[1] / 2, self.size[0] / 2)
         return move(view, compose(draw_affine(rng, augment, centre, self.size), fitting), self.size)

@@ -22,12 +22,13 @@ from unified.contracts.structures import Batch, Sample
 from unified.data.collate import PackedBatch, pack
 from unified.data.larder import Larder
 from unified.data.spoilage import Spoilage, Spoiled
+from unified.data.watch import Watch, stand_by
 
 if TYPE_CHECKING:
     from unified.data.mixing import Mixture
 
 TIMEOUT: Final = 300.0  # seconds without a batch after which workers are given up; torch would wait for ever
-GLANCE: Final = 5.0  # seconds after which a silent worker is looked at: a dead one does not report itself
+GLANCE: Final = 3.0  # seconds after which a silent worker is looked at: a dead one does not report itself
 AHEAD: Final = 3  # batches made before they are asked for, by each worker or by the thread
 
 
@@ -55,6 +56,7 @@ class Kitchen(Dataset[PackedBatch | Failure]):
 
     def __init__(self, mixture: Mixture, seed: int, reach: int | None = None, larder: Larder | None = None) -> None:
         self.mixture, self.seed = mixture.stocked(reach, larder), seed
+        self.watch: Watch | None = None  # of the worker processes, where there are some
 
     def __getitem__(self, order: Order) -> PackedBatch | Failure:
         try:
@@ -65,19 +67,24 @@ class Kitchen(Dataset[PackedBatch | Failure]):
     def make(self, order: Order) -> PackedBatch:
         """The batch of an order. In training it is always full; in evaluation unreadable pictures are missing."""
         start, spoiled = time.thread_time(), self.mixture.spoiled
-        mixture = self.mixture.at(order.shape[0]) if order.shape and order.augment else self.mixture
-        samples = [each for index, epoch in order.items for each in self._samples(mixture, order, index, epoch)]
+        samples: list[Sample] = []
+        for index, epoch in order.items:
+            if self.watch:
+                self.watch.hold(list(self.mixture.sources).index(order.dataset), index)
+            samples += self._samples(order, index, epoch)
         packed = pack(samples, order.dataset, order.tasks)
+        if self.watch:
+            self.watch.rest()
         met = tuple(spoiled)
         spoiled.clear()
         return replace(packed, spoiled=met, seconds=time.thread_time() - start)
 
-    def _samples(self, mixture: Mixture, order: Order, index: int, epoch: int) -> Sequence[Sample]:
+    def _samples(self, order: Order, index: int, epoch: int) -> Sequence[Sample]:
         given: dict[str, Any] = {"seed": self.seed, "tasks": order.tasks, "shape": order.shape}
         try:
             if order.second:
-                return [mixture.second_view(order.dataset, index)]
-            return mixture.sample(order.dataset, index, epoch, order.augment, **given)
+                return [self.mixture.second_view(order.dataset, index)]
+            return self.mixture.sample(order.dataset, index, epoch, order.augment, **given)
         except DataError as error:
             if order.augment is not None:
                 raise
@@ -88,8 +95,11 @@ class Kitchen(Dataset[PackedBatch | Failure]):
 class Line:
     """Carries orders to where the work is done and batches back, in the orders' order."""
 
-    def __init__(self, kitchen: Kitchen, workers: int, ahead: bool, spoilage: Spoilage) -> None:
+    def __init__(
+        self, kitchen: Kitchen, workers: int, ahead: bool, spoilage: Spoilage, timeout: float = TIMEOUT
+    ) -> None:
         self.kitchen, self.workers, self.ahead, self.spoilage = kitchen, workers, ahead, spoilage
+        self.timeout = timeout
         self.seconds = 0.0
 
     def serve(self, orders: Iterable[Order]) -> Iterator[Batch]:
@@ -108,46 +118,51 @@ class Line:
         return _in_thread(self.kitchen, orders) if self.ahead else (self.kitchen[order] for order in orders)
 
     def _by_workers(self, orders: Iterable[Order]) -> Generator[PackedBatch | Failure, None, None]:
+        context, sources = process_context(), self.kitchen.mixture.sources
+        self.kitchen.watch = watch = Watch(self.workers, context)
+        glance = min(GLANCE, self.timeout)
         loader = DataLoader(
             self.kitchen,
             sampler=orders,
             batch_size=None,
             num_workers=self.workers,
             collate_fn=_as_is,  # type: ignore[arg-type]
-            timeout=GLANCE,
+            timeout=glance,
             prefetch_factor=AHEAD,
-            multiprocessing_context=process_context(),
+            multiprocessing_context=context,
+            worker_init_fn=stand_by,
+            generator=torch.Generator(),  # for the workers' seeds: the run's own dice stay untouched
             pin_memory=torch.cuda.is_available(),
         )
         made, waited = iter(loader), 0.0
-        while True:
-            try:
-                item = next(made)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError, EOFError) as error:
-                waited += GLANCE
-                if _late(error) and waited < TIMEOUT:
-                    continue
-                raise _of_workers(error) from error
-            waited = 0.0
-            yield item
+        with watch.alarm(lambda: self.timeout + 2 * glance) as waiting:
+            while True:
+                try:
+                    waiting(time.monotonic() - waited)
+                    item = next(made)
+                    waiting(None)
+                except StopIteration:
+                    return
+                except (RuntimeError, OSError, EOFError) as error:
+                    waited += glance
+                    if _late(error) and waited < self.timeout:
+                        continue
+                    if _late(error) or watch.rang:
+                        raise watch.hangs(waited, sources) from error
+                    raise (watch.died(error, sources) if _ended(error) else error) from error
+                waited = 0.0
+                yield item
 
 
 def _late(error: Exception) -> bool:
     return "timed out" in str(error)
 
 
-def _of_workers(error: Exception) -> Exception:
-    """One line for workers that died or hang; an error that a worker reported itself as it is."""
-    reason = (str(error).splitlines() or ["one ended while it sent a batch"])[0]
+def _ended(error: Exception) -> bool:
+    """Whether workers died; an error that a worker reported itself is none of that."""
+    reason = (str(error).splitlines() or [""])[0]
     broken = isinstance(error, OSError | EOFError) and not reason.startswith("Caught ")
-    if not (broken or _late(error) or "exited unexpectedly" in reason):
-        return error
-    return DataError(
-        f"the data workers failed: {reason}; memory may be short, or a script has no __main__ guard: "
-        "try fewer workers, or workers: 0"
-    )
+    return broken or "exited unexpectedly" in reason or "killed by signal" in reason
 
 
 def _as_is(made: PackedBatch | Failure) -> PackedBatch | Failure:

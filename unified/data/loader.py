@@ -7,7 +7,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -15,14 +15,18 @@ from unified.contracts.config import AugmentConfig
 from unified.contracts.errors import DataError
 from unified.contracts.protocols import Turn
 from unified.contracts.structures import Batch
-from unified.data.kitchen import Kitchen, Line, Order
+from unified.data.kitchen import TIMEOUT, Kitchen, Line, Order
 from unified.data.larder import Larder
+from unified.data.sampler import Address, Shuffled, permutation
 from unified.data.schedule import CountingSchedule
+from unified.data.source import Source
 from unified.data.spoilage import MOST, Spoilage, Spoiled
 from unified.data.transforms import closed
 
 if TYPE_CHECKING:
     from unified.data.mixing import Mixture
+
+STRETCH: Final = 16  # batches of a stream that are sorted by shape at a time
 
 
 class TrainLoader:
@@ -44,7 +48,8 @@ class TrainLoader:
         reach: the longer side in pixels at which pictures are decoded at most, see :func:`reach_of`; None: in full.
         larder: keeps decoded pictures.
         spoilage: counts unreadable pictures, and stops when there are too many.
-        stride: of which the sides of multi-scale batches are multiples, in pixels.
+        stride: of which the sides of multi-scale and rectangular batches are multiples, in pixels.
+        timeout: seconds without a batch after which workers are given up.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class TrainLoader:
         larder: Larder | None = None,
         spoilage: Spoilage | None = None,
         stride: int = 32,
+        timeout: float = TIMEOUT,
     ) -> None:
         if batch < world:
             raise DataError(f"a batch of {batch} images cannot be shared by {world} ranks; choose {world} or more")
@@ -76,7 +82,7 @@ class TrainLoader:
         self.start_step, self.steps, self.stride = start_step, steps, stride
         self.samplers = mixture.samplers(batch, seed)
         self.spoilage = spoilage_of(mixture) if spoilage is None else spoilage
-        self._line = Line(Kitchen(self.mixture, seed, reach, larder), workers, ahead, self.spoilage)
+        self._line = Line(Kitchen(self.mixture, seed, reach, larder), workers, ahead, self.spoilage, timeout)
 
     def __len__(self) -> int:
         return max(self.steps - self.start_step, 0)
@@ -98,13 +104,34 @@ class TrainLoader:
             served[turn.dataset] += 1
 
     def _order(self, turn: Turn, nth: int, augment: AugmentConfig, step: int) -> Order:
-        source = self.mixture.sources[turn.dataset]
-        many = max(self.world, self.batch // 2) if source.views else self.batch
-        first, last = (nth * many + part * many // self.world for part in (self.rank, self.rank + 1))
-        items = tuple(map(self.samplers[turn.dataset].at, range(first, last)))
-        return Order(turn.dataset, turn.tasks, items, augment, self._shape(augment, step))
+        many = max(self.world, self.batch // 2) if self.mixture.sources[turn.dataset].views else self.batch
+        addresses, shape = self._addresses(turn.dataset, nth, many, augment), self._square(augment, step)
+        if augment.rectangular and not self.mixture.allowed(turn.dataset, augment, turn.tasks).mosaic:
+            ratios = [self._ratio(turn.dataset, index) for index, _ in addresses]
+            shape = rectangle(ratios, shape[0] if shape else self.mixture.size, self.stride)
+        first, last = (part * many // self.world for part in (self.rank, self.rank + 1))
+        return Order(turn.dataset, turn.tasks, addresses[first:last], augment, shape)
 
-    def _shape(self, augment: AugmentConfig, step: int) -> tuple[int, int] | None:
+    def _addresses(self, dataset: str, nth: int, many: int, augment: AugmentConfig) -> tuple[Address, ...]:
+        """The n-th batch of a dataset over all ranks.
+
+        Rectangular batches are a stretch of the stream sorted by shape and cut, and come in a random order. The stretch
+        is at most one pass long, so that no image meets itself.
+        """
+        sampler = self.samplers[dataset]
+        stretch = min(STRETCH, len(self.mixture.sources[dataset]) // many)
+        if not augment.rectangular or stretch < 2 or not isinstance(sampler, Shuffled):
+            return tuple(map(sampler.at, range(nth * many, (nth + 1) * many)))
+        which, place = divmod(nth, stretch)
+        found = [sampler.at(k) for k in range(which * stretch * many, (which + 1) * stretch * many)]
+        found.sort(key=lambda address: self._ratio(dataset, address[0]))
+        batch = int(permutation(self.seed, sampler.key ^ zlib.crc32(b"shape"), which, stretch)[place])
+        return tuple(found[batch * many : (batch + 1) * many])
+
+    def _ratio(self, dataset: str, index: int) -> float:
+        return ratio_of(self.mixture.sources[dataset], index)
+
+    def _square(self, augment: AugmentConfig, step: int) -> tuple[int, int] | None:
         """The square of one batch, the same on every rank; None for the usual one."""
         if not augment.multi_scale:
             return None
@@ -171,24 +198,27 @@ class EvalLoader:
 
     def _batches(self, name: str, tasks: tuple[str, ...], *, second: bool = False) -> Iterator[Order]:
         order: Sequence[int] = range(self._many(name))
-        ratios = [self._ratio(name, k) for k in order] if self.rectangular and not second else []
+        source = self.mixture.sources[name]
+        ratios = [ratio_of(source, k) for k in order] if self.rectangular and not second else []
         if ratios:
             order = sorted(order, key=ratios.__getitem__)
         for first in range(0, len(order), self.batch):
             chosen = order[first : first + self.batch]
-            shape = self._rectangle([ratios[k] for k in chosen]) if ratios else None
+            shape = rectangle([ratios[k] for k in chosen], self.mixture.size, self.stride) if ratios else None
             yield Order(name, tasks, tuple((k, 0) for k in chosen), shape=shape, second=second)
 
-    def _ratio(self, name: str, index: int) -> float:
-        """Height over width of an image; 1 where only decoding could tell."""
-        height, width = self.mixture.sources[name].size(index) or (1, 1)
-        return height / width
 
-    def _rectangle(self, ratios: Sequence[float]) -> tuple[int, int]:
-        """(height, width): the least whole strides that hold images of these ratios with ``size`` for a longer side."""
-        shares = max(min(r, 1.0) for r in ratios), max(min(1 / r, 1.0) for r in ratios)
-        high, wide = (math.ceil(round(share * self.mixture.size / self.stride, 6)) for share in shares)
-        return self.stride * high, self.stride * wide
+def ratio_of(source: Source, index: int) -> float:
+    """Height over width of an image; 1 where only decoding could tell."""
+    height, width = source.size(index) or (1, 1)
+    return height / width
+
+
+def rectangle(ratios: Sequence[float], side: int, stride: int) -> tuple[int, int]:
+    """(height, width): the least whole strides that hold images of these ratios with ``side`` for a longer side."""
+    shares = max(min(r, 1.0) for r in ratios), max(min(1 / r, 1.0) for r in ratios)
+    high, wide = (math.ceil(round(share * side / stride, 6)) for share in shares)
+    return stride * high, stride * wide
 
 
 def reach_of(size: int, augments: Iterable[AugmentConfig]) -> int:

@@ -24,7 +24,7 @@ from unified.data.sampler import Sampler, make_sampler
 from unified.data.source import Source, Split, open_source
 from unified.data.spoilage import Spoiled, stand_ins
 from unified.data.transforms import letterbox_sample
-from unified.data.vocabulary import Translator, merge_vocabularies, renamed, shared_identities
+from unified.data.vocabulary import Translator, WordMap, merge_vocabularies, renamed, shared_identities
 
 SECOND_VIEW: Final = AugmentConfig(scale=0.3, translate=0.1, fliplr=0.5, hue=0.015, saturation=0.4, value=0.3)
 """How the other look at an image differs, by which retrieval is scored where views are the identity."""
@@ -103,30 +103,34 @@ class Mixture:
         """One image as the network sees it; two for training datasets whose image identity is ``views``.
 
         Every random number comes from (seed, epoch, dataset, index), so a sample is the same wherever it is made.
-        ``augment=None`` gives the plain letterbox, whose frame leads back to original pixels; to ``shape`` (height,
-        width), where it is given. What would make the labels of ``tasks`` (None: all that the dataset serves) untrue is
-        left out of ``augment``. In training another image takes the place of one that cannot be read, always the same.
+        ``augment=None`` gives the plain letterbox, whose frame leads back to original pixels. The input is ``shape``
+        (height, width), where it is given, else the mixture's square. What would make the labels of ``tasks`` (None:
+        all that the dataset serves) untrue is left out of ``augment``. In training another image takes the place of one
+        that cannot be read, always the same.
 
         Raises:
             DataError: the picture cannot be read; in training, neither can any of those that might take its place.
         """
         if augment is None:
             return [self._plain(dataset, index, shape)]
-        room, views = self._darkroom(dataset), self.sources[dataset].views
-        true = self._true(dataset, augment, self.serves[dataset] if tasks is None else tasks)
+        room, views = self._darkroom(dataset, shape), self.sources[dataset].views
+        true = self.allowed(dataset, augment, self.serves[dataset] if tasks is None else tasks)
         return [room.develop(index, stream(seed, epoch, dataset, index, salt), true) for salt in range(1 + views)]
 
-    def _true(self, dataset: str, augment: AugmentConfig, tasks: Collection[str]) -> AugmentConfig:
-        """The settings without what would make the labels of these tasks untrue."""
+    def allowed(self, dataset: str, augment: AugmentConfig, tasks: Collection[str]) -> AugmentConfig:
+        """The settings without what would make the labels of these tasks untrue.
+
+        Where two views of an image are its identity, pictures are mixed only for tasks that learn no identities.
+        """
         true = self.readers[dataset].allowed(augment, tasks)
-        return without(true, MIXING) if self.sources[dataset].views else true  # it would leave views without identity
+        return without(true, MIXING) if {*self.recognises(dataset)} & {*tasks} else true
 
     def remarks(self, augments: Iterable[AugmentConfig]) -> tuple[str, ...]:
         """One line for every transform of these settings that a dataset goes without, and why."""
         found: dict[str, None] = {}
         for augment in augments:
             for name, source in self.sources.items():
-                true = self._true(name, augment, self.serves[name])
+                true = self.allowed(name, augment, self.serves[name])
                 lost = [each for each in TRANSFORMS if getattr(augment, each) != getattr(true, each)]
                 if lost:
                     found[f"dataset '{name}': without {', '.join(lost)}, which would make labels untrue"] = None
@@ -158,9 +162,9 @@ class Mixture:
         configs = {name: self.order.get(name, PartConfig(name="shuffle")) for name in self.sources}
         return {name: make_sampler(configs[name], source, batch, seed) for name, source in self.sources.items()}
 
-    def _darkroom(self, dataset: str) -> Darkroom:
+    def _darkroom(self, dataset: str, shape: tuple[int, int] | None) -> Darkroom:
         read = partial(self._read, dataset)
-        return Darkroom(read, len(self.sources[dataset]), self.readers[dataset], self.size)
+        return Darkroom(read, len(self.sources[dataset]), self.readers[dataset], shape or self.size)
 
     def _plain(self, dataset: str, index: int, shape: tuple[int, int] | None) -> Sample:
         stored = self._translated(dataset, index, self.sources[dataset].read(index))
@@ -223,42 +227,69 @@ def open_mixture(
         DataError: a dataset cannot be opened; in training, a dataset serves none of the tasks or a task is labelled by
             no dataset. Of the ``val`` split such a dataset or task is left out with a warning.
     """
-    offering = {n: d for n, d in config.datasets.items() if _offers(d, split)}
-    missing = [name for name in config.datasets if name not in offering]
-    warnings = [f"dataset '{name}' has no '{split}' split; it is left out" for name in missing]
-    if not offering:
-        raise DataError(f"no dataset has a '{split}' split; datasets: {', '.join(config.datasets) or 'none'}")
+    offering, warnings = _offering(config, split)
     sources = {name: open_source(name, dataset, split, base, size) for name, dataset in offering.items()}
-    for source in sources.values():
-        warnings += source.warnings
+    warnings += [line for source in sources.values() for line in source.warnings]
     own = {n: renamed(n, s.vocabulary, offering[n].aliases, s.tag_classes) for n, s in sources.items()}
     words = vocabulary or merge_vocabularies(own.values())
     translator = Translator(words, newcomers=split == "val")
     readers = {}
     for name, source in sources.items():
         word_map, lost = translator.translate(name, own[name])
-        claims = {t: claim(source, offering[name], t, table, words, word_map) for t, table in labels.items()}
-        declared = breaks or {t: MIXING if table in ("tags", "identities") else () for t, table in labels.items()}
-        told = {
-            t: replace(c, breaks=broken(offering[name], name, t, declared.get(t, ())))
-            for t, c in claims.items()
-            if c is not None
-        }
-        readers[name] = LabelReader(source, words, word_map, told)
-        if not any(said.table == "identities" for said in told.values()):
-            source.views = False  # nobody asks which views belong together
+        readers[name] = _reader(source, offering[name], labels, breaks, words, word_map)
         warnings += lost
+    idle, remarks = _left_out(config, readers, labels, split)
+    serving = {name: source for name, source in sources.items() if name not in idle}
+    if "identities" in labels.values():
+        warnings += shared_identities([(name, source.vocabulary) for name, source in serving.items()])
+    order = {name: offering[name].sampler for name in serving}
+    kept = {name: readers[name] for name in serving}
+    return Mixture(serving, kept, words, size, tuple(dict.fromkeys([*warnings, *remarks])), order)
+
+
+def _offering(config: DataConfig, split: Split) -> tuple[dict[str, DatasetConfig], list[str]]:
+    """The datasets that have the split, and a remark for every other."""
+    offering = {name: dataset for name, dataset in config.datasets.items() if _offers(dataset, split)}
+    if not offering:
+        raise DataError(f"no dataset has a '{split}' split; datasets: {', '.join(config.datasets) or 'none'}")
+    missing = [name for name in config.datasets if name not in offering]
+    return offering, [f"dataset '{name}' has no '{split}' split; it is left out" for name in missing]
+
+
+def _reader(
+    source: Source,
+    config: DatasetConfig,
+    labels: Mapping[str, Labels],
+    breaks: Mapping[str, Collection[str]] | None,
+    words: Vocabulary,
+    word_map: WordMap,
+) -> LabelReader:
+    """What a dataset says of every task, in the run's words."""
+    claims = {t: claim(source, config, t, table, words, word_map) for t, table in labels.items()}
+    declared = breaks or {t: MIXING if table in ("tags", "identities") else () for t, table in labels.items()}
+    told = {
+        t: replace(said, breaks=broken(config, source.name, t, declared.get(t, ())))
+        for t, said in claims.items()
+        if said is not None
+    }
+    if not any(said.table == "identities" for said in told.values()):
+        source.views = False  # nobody asks which views belong together
+    return LabelReader(source, words, word_map, told)
+
+
+def _left_out(
+    config: DataConfig, readers: Mapping[str, LabelReader], labels: Mapping[str, Labels], split: Split
+) -> tuple[Collection[str], list[str]]:
+    """The datasets that serve nothing, and a remark for each and for every task without a dataset; in training errors.
+
+    Raises:
+        DataError: there are any, in training; or no dataset serves anything.
+    """
     idle, silent = _unserved(config, readers, labels)
     problems = [*idle.values(), *silent]
     if problems and (split == "train" or len(idle) == len(readers)):
         raise DataError(problems[0])
-    sources = {name: source for name, source in sources.items() if name not in idle}
-    if "identities" in labels.values():
-        warnings += shared_identities([(name, source.vocabulary) for name, source in sources.items()])
-    warnings += [f"'{split}' split: {remark}" for remark in problems]
-    order = {name: offering[name].sampler for name in sources}
-    kept = {name: readers[name] for name in sources}
-    return Mixture(sources, kept, words, size, tuple(dict.fromkeys(warnings)), order)
+    return idle, [f"'{split}' split: {remark}" for remark in problems]
 
 
 def _offers(dataset: DatasetConfig, split: Split) -> bool:

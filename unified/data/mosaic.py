@@ -15,30 +15,37 @@ import torch
 from PIL import Image
 
 from unified.contracts.config import AugmentConfig
+from unified.contracts.extras import Matrix
 from unified.contracts.structures import Annotations
-from unified.data.picture import GREY
-from unified.data.transforms import View, draw_affine, fitting_matrix, move, move_boxes, move_extras
+from unified.data.brush import draw, ground
+from unified.data.transforms import View, compose, draw_affine, fitting_matrix, move_boxes
 
 Extent = tuple[int, int]  # (width, height) or (x, y) in pixels
 
 
 def mosaic(views: Sequence[View], rng: np.random.Generator, augment: AugmentConfig, side: int) -> View:
-    """Four or nine views on a (2 S, 2 S) grey canvas, seen through a random (S, S) window.
+    """Four or nine views side by side on grey, seen through a random (S, S) window.
 
-    Each picture keeps its shape and is fitted to S. Four meet in a random point, S / 2 .. 3 S / 2 on both axes. Of nine
-    the first has its corner in a random point, 0 .. S on both axes, and the others stand around it as far as the canvas
-    goes. The whole-image identity is gone (-1): several scenes are nobody's.
+    Each picture keeps its shape and is fitted to S. Four meet in a random point, S / 2 .. 3 S / 2 on both axes of a
+    plane whose middle is (S, S). Of nine the first has its corner in a random point, 0 .. S on both axes, and the
+    others stand around it. A random affine map takes the middle near that of the window; each picture is drawn through
+    its own product of fitting, place and that map, so that it is resampled once, where it can be seen. The whole-image
+    identity is gone (-1): several scenes are nobody's.
     """
     extents = [_fitted((view.image.height, view.image.width), side) for view in views]
     if len(views) == 4:
         corners = _around_a_point(extents, _draw_point(rng, side // 2, side + side // 2))
     else:
         corners = _around_the_first(extents, _draw_point(rng, 0, side))
-    canvas = Image.new("RGB", (2 * side, 2 * side), (GREY, GREY, GREY))
-    parts = [_laid(view, extent, corner, canvas) for view, extent, corner in zip(views, extents, corners, strict=True)]
-    inside, cut = move_boxes(joined(parts), np.eye(2, 3), 2 * side)  # the window may see past the canvas
-    whole = View(canvas, inside, torch.cat([cut, *(view.cut for view in views)]))
-    return move(whole, draw_affine(rng, augment, (side, side), side), side)
+    seen, canvas = draw_affine(rng, augment, (side, side), side), ground((side, side))
+    parts, cut = [], [view.cut for view in views]
+    for view, extent, corner in zip(views, extents, corners, strict=True):
+        matrix = _through(seen, view.image.size, extent, corner)
+        draw(canvas, view.image, matrix)
+        inside, lost = move_boxes(view.annotations, matrix, side)
+        parts.append(inside)
+        cut.append(lost)
+    return View(canvas, joined(parts), torch.cat(cut))
 
 
 def mixup(first: View, second: View, share: float) -> View:
@@ -83,20 +90,19 @@ def _around_the_first(extents: Sequence[Extent], corner: Extent) -> list[Extent]
     return [corner, *above, *beside, *below, *before]
 
 
-def _laid(view: View, extent: Extent, corner: Extent, canvas: Image.Image) -> Annotations:
-    """Pastes a view scaled to ``extent`` at ``corner``, and gives its annotations there."""
-    (x, y), size, image = corner, view.image.size, view.image
-    seen = x < canvas.width and y < canvas.height and x + extent[0] > 0 and y + extent[1] > 0
-    if extent != size and seen:
-        image = image.resize(extent, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    if seen:
-        canvas.paste(image, corner)
-    boxes, scale = view.annotations.boxes_xyxy, (extent[0] / size[0], extent[1] / size[1])
-    if extent != size:
-        boxes = boxes * torch.tensor([*scale, *scale])
-    there = np.array([[scale[0], 0, x], [0, scale[1], y]])
-    moved = move_extras(view.annotations, there, (canvas.height, canvas.width))
-    return replace(moved, boxes_xyxy=boxes + torch.tensor([x, y, x, y]).float())
+def _through(seen: Matrix, size: Extent, extent: Extent, corner: Extent) -> Matrix:
+    """The matrix of a picture of ``size`` that is scaled to ``extent`` and put at ``corner`` of what is ``seen``.
+
+    Where nothing is turned or sheared, edges fall on whole pixels; neighbours share theirs.
+    """
+    if seen[0, 1] or seen[1, 0]:
+        scale = extent[0] / size[0], extent[1] / size[1]
+        return compose(seen, np.array([[scale[0], 0, corner[0]], [0, scale[1], corner[1]]]))
+    matrix = np.zeros((2, 3))
+    for axis in (0, 1):
+        low, high = (round(seen[axis, axis] * v + seen[axis, 2]) for v in (corner[axis], corner[axis] + extent[axis]))
+        matrix[axis, axis], matrix[axis, 2] = max(high - low, 1) / size[axis], low
+    return matrix
 
 
 def joined(parts: Sequence[Annotations]) -> Annotations:

@@ -66,14 +66,25 @@ def read_within(path: str | Path, reach: int | None, root: str | Path | None = N
     whole = _plain(Path(path)) if root is None else contained(path, root)
     name = said(whole)
     try:
-        with _opened(whole) as file, Image.open(file, formats=FORMATS) as opened:
+        with _opened(whole) as file:
+            return decoded(file, name, reach)
+    except FileNotFoundError:
+        raise DataError(f"picture {name} is missing") from None
+
+
+def decoded(file: BinaryIO, name: str, reach: int | None = None) -> tuple[Tensor, tuple[int, int]]:
+    """A picture from what an encoded file holds, as :func:`read_within`; ``name`` is for errors.
+
+    Raises:
+        DataError: damaged, of another format, or over 50 megapixels.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
             _check_extent(opened, name)
             shown, size = _shrunk(opened, reach, name)
             pixels = np.array(shown)
     except DataError:
         raise
-    except FileNotFoundError:
-        raise DataError(f"picture {name} is missing") from None
     except Image.DecompressionBombError:
         raise DataError(f"picture {name} is far over the limit of {MOST_PIXELS // 10**6} megapixels") from None
     except UnidentifiedImageError:

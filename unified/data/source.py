@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +18,9 @@ from unified.contracts.protocols import datasets
 from unified.contracts.recognition import Recognised
 from unified.contracts.structures import Frame, Sample, Vocabulary
 from unified.data.picture import read_within
+
+if TYPE_CHECKING:
+    from unified.data.formats.flaw import Collector
 
 Split = Literal["train", "val"]
 
@@ -39,6 +42,9 @@ class Source(ABC):
 
     renders: ClassVar[bool] = False
     """True: pictures are drawn at any size, and the constructor also takes ``size``, the network's input in pixels."""
+
+    collects: ClassVar[bool] = False
+    """True: the constructor also takes ``faults``, and with a collector it tells every fault of its files to that."""
 
     from_files: ClassVar[bool] = False
     """True: every image is a picture file, and :meth:`read_within` reads it with the reader it is given."""
@@ -119,8 +125,17 @@ def shrunk(sample: Sample) -> Sample:
     return Sample(sample.image, found, frame)
 
 
-def open_source(name: str, config: DatasetConfig, split: Split, base: Path, size: int | None = None) -> Source:
+def open_source(
+    name: str,
+    config: DatasetConfig,
+    split: Split,
+    base: Path,
+    size: int | None = None,
+    faults: Collector | None = None,
+) -> Source:
     """The split of one configured dataset, by the format's registered name.
+
+    With ``faults`` a format that can do so goes on after a fault of its files and leaves out what is at fault.
 
     Raises:
         DataError: the format does not know the dataset, or is not a :class:`Source`.
@@ -131,8 +146,10 @@ def open_source(name: str, config: DatasetConfig, split: Split, base: Path, size
         raise DataError(
             f"dataset format '{config.format}' is {cls.__qualname__}, which is not a unified.data.source.Source"
         )
-    told = {"size": size} if cls.renders and size is not None else {}
-    return cls(name, config, split, base, **told)  # type: ignore[call-arg]
+    told: dict[str, Any] = {"size": size} if cls.renders and size is not None else {}
+    told |= {"faults": faults} if cls.collects and faults is not None else {}
+    make: Callable[..., Source] = cls
+    return make(name, config, split, base, **told)
 
 
 def check_options(name: str, config: DatasetConfig, known: Sequence[str]) -> None:

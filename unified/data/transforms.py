@@ -21,7 +21,7 @@ from unified.contracts.augmentation import MIXING, without
 from unified.contracts.config import AugmentConfig
 from unified.contracts.extras import Matrix
 from unified.contracts.structures import Annotations, Frame, Sample
-from unified.data.picture import GREY
+from unified.data.brush import placed, warped
 
 # Why this is not a chain of torchvision.transforms.v2 over tv_tensors, with whose kernels the tests compare it: the
 # classes of v2 draw from the process's one generator, while a sample here is a function of its address; v2 has no
@@ -89,7 +89,7 @@ def letterbox(pixels: Tensor, side: Size, image_id: str = "") -> tuple[Tensor, F
     frame = letterbox_frame(image_id, (int(pixels.shape[1]), int(pixels.shape[2])), side)
     if tuple(pixels.shape[1:]) == both_sides(side):
         return pixels.contiguous(), frame
-    return to_pixels(_place(to_image(pixels), frame.scale, frame.offset, both_sides(side))), frame
+    return to_pixels(placed(to_image(pixels), frame.scale, frame.offset, both_sides(side))), frame
 
 
 def letterbox_sample(sample: Sample, side: Size) -> Sample:
@@ -120,8 +120,8 @@ def draws_affine(augment: AugmentConfig) -> bool:
     return any((augment.scale, augment.translate, augment.rotate, augment.shear))
 
 
-def draw_affine(rng: np.random.Generator, augment: AugmentConfig, centre: tuple[float, float], side: int) -> Matrix:
-    """A random zoom, turn, shear and shift that takes ``centre`` near the middle of a (side, side) input.
+def draw_affine(rng: np.random.Generator, augment: AugmentConfig, centre: tuple[float, float], side: Size) -> Matrix:
+    """A random zoom, turn, shear and shift that takes ``centre`` near the middle of the input.
 
     The product T(middle + shift) · R(turn) · H(shear) · Z(zoom) · T(-centre), one matrix for one resampling.
     """
@@ -135,7 +135,8 @@ def draw_affine(rng: np.random.Generator, augment: AugmentConfig, centre: tuple[
         scale * (sin + cos * up),
         scale * (sin * along + cos),
     )
-    x, y = (0.5 + augment.translate * shift_x) * side, (0.5 + augment.translate * shift_y) * side
+    high, wide = both_sides(side)
+    x, y = (0.5 + augment.translate * shift_x) * wide, (0.5 + augment.translate * shift_y) * high
     return np.array([[a, b, x - a * centre[0] - b * centre[1]], [c, d, y - c * centre[0] - d * centre[1]]])
 
 
@@ -146,17 +147,17 @@ def compose(second: Matrix, first: Matrix) -> Matrix:
     return np.asarray(result)
 
 
-def move(view: View, matrix: Matrix, side: int) -> View:
-    """The view through ``matrix`` on a grey (side, side) input, with one resampling; boxes follow and are clipped.
+def move(view: View, matrix: Matrix, side: Size) -> View:
+    """The view through ``matrix`` on a grey input, with one resampling; boxes follow and are clipped.
 
     A matrix that neither turns nor shears is rounded to whole pixels at the picture's edges, boxes and pixels alike.
     """
     if matrix[0, 1] == 0 and matrix[1, 0] == 0:
         matrix = _snapped(matrix, view.image.size)
         scale, offset = (matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2])
-        image = _place(view.image, scale, offset, (side, side))
+        image = placed(view.image, scale, offset, both_sides(side))
     else:
-        image = _warp(view.image, matrix, side)
+        image = warped(view.image, matrix, both_sides(side))
     annotations, cut = move_boxes(view.annotations, matrix, side)
     return View(image, annotations, torch.cat([view.cut, cut]))
 
@@ -171,60 +172,18 @@ def _snapped(matrix: Matrix, extent: tuple[int, int]) -> Matrix:
     return result
 
 
-def _visible(scale: float, offset: float, length: int, side: int) -> tuple[int, int, float, float]:
-    """Along one axis: the input pixels first..last that show the picture, and the stretch of the picture they show."""
-    low, high = round(offset), round(offset + scale * length)
-    first, last = max(low, 0), min(high, side)
-    return first, last, max((first - low) / scale, 0.0), min((last - low) / scale, float(length))
-
-
-def _place(
-    image: Image.Image, scale: tuple[float, float], offset: tuple[float, float], size: tuple[int, int]
-) -> Image.Image:
-    """A picture scaled and shifted by whole pixels onto grey; shrinking averages, so nothing flickers."""
-    high, wide = size
-    x0, x1, left, right = _visible(scale[0], offset[0], image.width, wide)
-    y0, y1, top, bottom = _visible(scale[1], offset[1], image.height, high)
-    canvas = Image.new("RGB", (wide, high), (GREY, GREY, GREY))
-    if x1 <= x0 or y1 <= y0:
-        return canvas
-    if scale == (1.0, 1.0):
-        shown = image.crop((int(left), int(top), int(right), int(bottom)))
-    else:
-        box = (left, top, right, bottom)
-        shown = image.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
-    if shown.size == canvas.size:
-        return shown
-    canvas.paste(shown, (x0, y0))
-    return canvas
-
-
-def _warp(image: Image.Image, matrix: Matrix, side: int) -> Image.Image:
-    """A picture through any affine matrix; strong shrinking is averaged by whole factors first, against aliasing."""
-    shrink = math.floor(1 / max(math.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6) + 0.05)
-    if shrink >= 2:
-        whole = image.size
-        image = image.reduce(shrink)
-        stretch = np.diag([whole[0] / image.width, whole[1] / image.height])
-        matrix = np.column_stack([matrix[:, :2] @ stretch, matrix[:, 2]])
-    inverse = np.linalg.inv(np.vstack([matrix, [0.0, 0.0, 1.0]]))[:2].ravel()
-    fill = (GREY, GREY, GREY)
-    return image.transform(
-        (side, side), Image.Transform.AFFINE, inverse.tolist(), Image.Resampling.BILINEAR, fillcolor=fill
-    )
-
-
-def move_boxes(annotations: Annotations, matrix: Matrix, side: int) -> tuple[Annotations, Tensor]:
-    """Boxes through ``matrix``, clipped to (side, side); and the labels of those lost though they may still show.
+def move_boxes(annotations: Annotations, matrix: Matrix, side: Size) -> tuple[Annotations, Tensor]:
+    """Boxes through ``matrix``, clipped to the input; and the labels of those lost though they may still show.
 
     Dropped are boxes with a side under 2 pixels, with less than a tenth of their area in sight, or cut by the edge to
     more than 20 times as long as wide.
     """
-    annotations = move_extras(annotations, matrix, (side, side))
+    high, wide = both_sides(side)
+    annotations = move_extras(annotations, matrix, (high, wide))
     if not len(annotations):
         return annotations, annotations.box_labels
     moved = _hulls(annotations.boxes_xyxy.numpy(), matrix)
-    boxes = np.minimum(np.maximum(moved, 0.0), side)
+    boxes = np.minimum(np.maximum(moved, 0.0), [wide, high, wide, high])
     extent, seen = boxes[:, 2:] - boxes[:, :2], _areas(boxes)
     short, long = extent.min(axis=1), extent.max(axis=1)
     keep = (short >= LEAST_SIDE) & (seen >= LEAST_SHARE * _areas(moved))

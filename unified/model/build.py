@@ -87,7 +87,11 @@ def sites(head: Head, spec: FeatureSpec, trunk: Mapping[str, int]) -> dict[str, 
 
 
 def build_bank(
-    rules: Sequence[LatentConfig], heads: Mapping[str, Head], spec: FeatureSpec, trunk: Mapping[str, int]
+    rules: Sequence[LatentConfig],
+    heads: Mapping[str, Head],
+    spec: FeatureSpec,
+    trunk: Mapping[str, int],
+    partial: bool = False,
 ) -> LatentBank:
     """A z for every task and site that a rule matches.
 
@@ -96,6 +100,7 @@ def build_bank(
         heads: by task.
         spec: levels of the neck.
         trunk: the backbone's own sites; only a pattern that begins with ``trunk`` reaches them.
+        partial: these are not all heads the rules were written for, so that some may match nothing.
 
     Raises:
         ConfigError: a rule that matches no site of any task, or does not fit one that it matches.
@@ -111,7 +116,7 @@ def build_bank(
                 if fnmatchcase(site, rule.site) and (site not in trunk or rule.site.startswith("trunk")):
                     bank.place(task, site, *_latent(rule, channels, _chosen(rule, task, site, head)))
                     placed += 1
-        if not placed:
+        if not placed and not partial:
             known = {s for head in heads.values() for s in sites(head, spec, trunk)}
             raise ConfigError(f"latents: no site matches '{rule.site}'{suggestion(rule.site, known)}")
     return bank
@@ -157,17 +162,22 @@ def _made(kind: str, cls: type[Any], part: PartConfig, *given: Any) -> Any:
 
 
 def assemble(
-    model: ModelConfig, tasks: Mapping[str, TaskConfig], vocabulary: Vocabulary, fetch: bool = True
+    model: ModelConfig,
+    tasks: Mapping[str, TaskConfig],
+    vocabulary: Vocabulary,
+    fetch: bool = True,
+    partial: bool = False,
 ) -> Assembly:
     """Network and tasks of a configuration, with fresh weights from torch's generator.
 
     ``fetch``: whether a trunk may look for the published weights it asks for; False where others are loaded next.
+    ``partial``: these are not all tasks that the model was made for.
     """
     backbone = build_backbone(model.backbone, fetch)
     neck = build_neck(model.neck, backbone.spec)
     parts = {name: build_task(name, config, vocabulary) for name, config in tasks.items()}
     heads = {name: build_head(tasks[name], model, neck.spec, task.outputs) for name, task in parts.items()}
-    bank = build_bank(model.latents, heads, neck.spec, backbone.sites)
+    bank = build_bank(model.latents, heads, neck.spec, backbone.sites, partial)
     network = UnifiedNetwork(backbone, neck, bank, heads)
     restyle(network, model)
     return Assembly(network, nn.ModuleDict(parts))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,14 @@ class UnifiedNetwork(nn.Module):
         self.neck = neck
         self.bank = bank
         self.heads = nn.ModuleDict(dict(heads))
+        self.standing: tuple[nn.Module, ...] = ()  # parts that stay in evaluation mode while all else trains
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation, for all parts but those that stand still."""
+        super().train(mode)
+        for part in self.standing:
+            part.eval()
+        return self
 
     @property
     def tasks(self) -> tuple[str, ...]:

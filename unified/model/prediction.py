@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unified.contracts.protocols import Task
@@ -25,7 +25,12 @@ def _blocked(task: Task, waiting: Mapping[str, Task]) -> bool:
 
 
 def predict_all(
-    tasks: Mapping[str, Task], outputs: Mapping[str, Any], size: tuple[int, int], images: int, **options: Any
+    tasks: Mapping[str, Task],
+    outputs: Mapping[str, Any],
+    size: tuple[int, int],
+    images: int,
+    given: Sequence[Prediction] = (),
+    **options: Any,
 ) -> list[Prediction]:
     """Every answered task's part of every image's prediction, in input pixels.
 
@@ -34,9 +39,10 @@ def predict_all(
         outputs: the network's answers by task name.
         size: (height, width) of the network's input in pixels.
         images: number of images B.
+        given: what is known of each image beforehand, in input pixels, such as boxes to be embedded; B, or none.
         options: passed on to every task's ``predict``, such as ``confidence``.
     """
-    predictions = [Prediction(size=size) for _ in range(images)]
+    predictions = list(given) or [Prediction(size=size) for _ in range(images)]
     for name in in_order({name: tasks[name] for name in outputs}):
         predictions = tasks[name].predict(outputs[name], predictions, **options)
     return predictions

@@ -16,7 +16,7 @@ from unified.contracts.config import DataConfig, PartConfig, RunConfig, TaskConf
 from unified.contracts.document import load_model_config
 from unified.contracts.errors import CheckpointError
 from unified.contracts.structures import Vocabulary
-from unified.inference.predictor import UnifiedModel
+from unified.inference.model import UnifiedModel
 from unified.model.build import assemble
 from unified.model.network import UnifiedNetwork
 from unified.official.archive import LEGACY, ZIP, first_bytes, read_state

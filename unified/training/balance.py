@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from unified.contracts.config import PhaseConfig
+from unified.contracts.config import PhaseConfig, RunConfig
 from unified.contracts.errors import ConfigError, suggestion
+from unified.contracts.protocols import Balancer, GradientBalancer
 from unified.contracts.structures import LossTerm
 
 
@@ -41,6 +42,22 @@ def check_gains(terms: Mapping[str, Mapping[str, LossTerm]], phases: Sequence[Ph
         for name in phase.gains:
             if "/" in name and name.partition("/")[0] in terms and name not in known:
                 raise ConfigError(f"phases[{number}].gains: unknown loss '{name}'{suggestion(name, known)}")
+
+
+def check_balance(config: RunConfig, balancer: Balancer) -> None:
+    """Whether a balancer can do its work in a run.
+
+    Raises:
+        ConfigError: the tasks' weights sum to nothing, or gradients of single tasks are asked of compiled graphs.
+    """
+    if not any(task.weight for task in config.tasks.values()):
+        names = ", ".join(config.tasks)
+        raise ConfigError(f"the weights of all tasks ({names}) are 0, so nothing would be learnt; give one a weight")
+    if isinstance(balancer, GradientBalancer) and len(config.tasks) > 1 and getattr(config.train, "compile", False):
+        raise ConfigError(
+            f"balancer '{config.balance.name}' takes every task's own gradient, and a compiled graph has one backward "
+            "pass only; set compile=false, or balance=fixed, uncertainty, dwa or famo"
+        )
 
 
 class FixedWeights:

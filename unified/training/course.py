@@ -15,6 +15,7 @@ from itertools import accumulate
 
 from unified.contracts.config import AugmentConfig, PhaseConfig, TrainConfig
 from unified.data.transforms import closed
+from unified.training.curves import height
 
 LEAST_RISE = 0.01  # of the learning rate, at the very first step of a warm-up by share
 
@@ -55,13 +56,18 @@ class Course:
         self.step_passes = config.accumulate * batches_a_step(config)  # after the warm-up
         self.phases = config.phases or (PhaseConfig(epochs=config.epochs, augment=config.augment),)
         self.ends = tuple(end / config.epochs for end in accumulate(phase.epochs for phase in self.phases))  # shares
-        self.over_cosine = config.warmup_epochs is not None or config.warmup_passes > 0
+        self.over_course = config.warmup_epochs is not None or config.warmup_passes > 0
         self._plan()
 
     @property
     def step_images(self) -> int:
         """Images of an optimizer step after the warm-up."""
         return self.step_passes * self.pass_images
+
+    @property
+    def sizes_vary(self) -> bool:
+        """Whether batches come in several sizes."""
+        return any(phase.augment.multi_scale > 0 for phase in self.phases)
 
     def _plan(self) -> None:
         """Lays out steps and warm-up; ``max_steps`` shortens everything in proportion."""
@@ -75,8 +81,8 @@ class Course:
         self.warmup = min(self._warm_passes / self.passes, 1.0) if self.config.warmup_accumulate else self.warmup
 
     def _warmup_share(self, passes: int) -> float:
-        if not self.over_cosine:
-            return self.config.warmup
+        if not self.over_course:
+            return 0.0 if self.config.course == "one-cycle" else self.config.warmup  # one cycle rises by itself
         by_epochs = (self.config.warmup_epochs or 0.0) / self.config.epochs
         return min(1.0, max(by_epochs, self.config.warmup_passes / passes))
 
@@ -122,22 +128,21 @@ class Course:
         return Setting(share * self.config.epochs, phase, lr, bias_lr, self._momentum(share), passes)
 
     def _rates(self, share: float, horizon: float) -> tuple[float, float]:
-        """The learning rate, and that of biases, in a cosine that ends at ``horizon`` (share of the run)."""
+        """The learning rate, and that of biases, in a course that ends at ``horizon`` (share of the run)."""
         config = self.config
-        top = self._cosine(share, horizon) if self.over_cosine or share >= self.warmup else config.lr
+        top = self._top(share, horizon) if self.over_course or share >= self.warmup else config.lr
         if share >= self.warmup:
             return top, top
         risen = share / self.warmup
-        lr = top * (risen if self.over_cosine else max(risen, LEAST_RISE))
+        lr = top * (risen if self.over_course else max(risen, LEAST_RISE))
         start = config.warmup_bias_lr
         return lr, lr if start is None else start + (top - start) * risen
 
-    def _cosine(self, share: float, horizon: float) -> float:
-        """Loshchilov and Hutter 2017, SGDR, eq. 5, without restarts."""
-        begin, config = 0.0 if self.over_cosine else self.warmup, self.config
+    def _top(self, share: float, horizon: float) -> float:
+        """The learning rate without a warm-up over it."""
+        begin = 0.0 if self.over_course else self.warmup
         part = min(1.0, (share - begin) / (horizon - begin)) if horizon > begin else 1.0
-        cosine = (1 + math.cos(math.pi * part)) / 2
-        return config.lr * (config.lr_final + (1 - config.lr_final) * cosine)
+        return self.config.lr * height(self.config, part)
 
     def _momentum(self, share: float) -> float | None:
         start, full = self.config.warmup_momentum, self.config.momentum

@@ -24,16 +24,27 @@ class MovingAverage:
         self.decay = decay
         self.ramp = ramp
         self.updates = 0
+        self._paired: nn.Module | None = None  # the network whose tensors the two lists below pair with the average's
+        self._resting: frozenset[str] = frozenset()
+        self._averages: list[list[Tensor]] = []
+        self._currents: list[list[Tensor]] = []
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """One optimizer step has been taken."""
+    def update(self, network: nn.Module, resting: frozenset[str] = frozenset()) -> None:
+        """One optimizer step has been taken; what only ``resting`` tasks use is left as it is."""
         self.updates += 1
         decay = ramped(self.decay, self.ramp, self.updates)
-        average, current = self.network.state_dict(), network.state_dict()
-        floating = [k for k, v in average.items() if v.is_floating_point()]
-        mine: list[Tensor] = [average[k] for k in floating]
-        theirs: list[Tensor] = [current[k].detach() for k in floating]
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
-        for key in average.keys() - set(floating):
-            average[key].copy_(current[key])
+        if self._paired is not network or self._resting != resting:
+            self._pair(network, resting)
+        torch._foreach_lerp_(self._averages[0], self._currents[0], 1 - decay)
+        if self._averages[1]:
+            torch._foreach_copy_(self._averages[1], self._currents[1])
+
+    def _pair(self, network: nn.Module, resting: frozenset[str]) -> None:
+        """Lists the tensors of both networks once, floating ones and counters apart: both change in place only."""
+        current, idle = network.state_dict(), tuple(f"{p}.{t}." for p in ("heads", "bank.tasks") for t in resting)
+        average = {name: tensor for name, tensor in self.network.state_dict().items() if not name.startswith(idle)}
+        floating = [[k for k, v in average.items() if v.is_floating_point() == wanted] for wanted in (True, False)]
+        self._averages = [[average[k] for k in keys] for keys in floating]
+        self._currents = [[current[k].detach() for k in keys] for keys in floating]
+        self._paired, self._resting = network, resting

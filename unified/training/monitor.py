@@ -49,6 +49,7 @@ class StepRecord:
     images_per_second: float
     wait: float  # share of the time spent waiting for data, 0..1
     memory_mb: float = 0.0  # accelerator memory at its highest, or the process's own
+    skipped: int = 0  # steps left out so far because numbers were not finite
 
     def line(self) -> dict[str, Any]:
         """The record as it stands in ``log.jsonl``."""
@@ -62,6 +63,7 @@ class StepRecord:
             "images_per_second": round(self.images_per_second, 2),
             "wait": round(self.wait, 4),
             "memory_mb": round(self.memory_mb),
+            **({"skipped": self.skipped} if self.skipped else {}),
         }
 
 
@@ -85,6 +87,7 @@ class RunSummary:
     steps: int = 0
     seconds: float = 0.0
     interrupted: bool = False
+    signal: int = 0  # that interrupted it; 0 where the file ``stop`` did
 
 
 class Monitor:

@@ -14,10 +14,11 @@ from torch.optim.adamw import adamw
 QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the Newton-Schulz iteration (Jordan et al. 2024)
 
 
-def orthogonalised(matrices: Sequence[Tensor], rounds: int = 5) -> list[Tensor]:
+def orthogonalised(matrices: Sequence[Tensor], rounds: int = 4) -> list[Tensor]:
     """Each matrix (R, C) with its singular values brought near 1.
 
     A quintic Newton-Schulz iteration; the values end between about 0.7 and 1.2, which serves as well as exactly 1.
+    Four rounds bring there what is more than 1 % of a matrix's norm, and learned as fast as the customary five.
     Every round multiplies a wide matrix x by a polynomial of x x^T. These polynomials commute, so all rounds are taken
     on the small squares, those of one side together, and each x is multiplied once: a third of the work, and few calls.
     """

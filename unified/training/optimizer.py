@@ -13,33 +13,66 @@ from unified.training.course import Setting, decay_scale
 from unified.training.joint import JointModel
 from unified.training.muon import Muon
 
+KINDS = ("decay", "biases", "plain", "latents")
+
 
 def parameter_groups(model: JointModel, config: TrainConfig) -> list[dict[str, Any]]:
-    """Groups of weights that decay, those that do not (norms, biases, proxies), and the latents.
+    """Groups by kind and, within a kind, by :func:`rate_factors`.
 
-    Biases, those of norms too, are a group apart where they warm up in their own way.
-    z is never decayed: it would be pulled to zero, which is not its identity where it multiplies.
+    The kinds: weights that decay, those that do not (norms, biases, proxies), and the latents. Biases, those of norms
+    too, are a kind apart where they warm up in their own way. z is never decayed: it would be pulled to zero, which is
+    not its identity where it multiplies.
     """
-    latents = {id(p) for p in model.network.bank.parameters()}
-    proxies = {id(p) for p in model.tasks.parameters()}
-    groups: dict[str, list[nn.Parameter]] = {"decay": [], "biases": [], "plain": [], "latents": []}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if id(parameter) in latents:
-            groups["latents"].append(parameter)
-        elif config.warmup_bias_lr is not None and name.rpartition(".")[2] == "bias" and id(parameter) not in proxies:
-            groups["biases"].append(parameter)
-        else:
-            plain = parameter.ndim < 2 or id(parameter) in proxies
-            groups["plain" if plain else "decay"].append(parameter)
+    kinds, factors = _kinds(model, config), rate_factors(model, config)
+    found: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            found.setdefault((kinds[id(parameter)], factors.get(id(parameter), 1.0)), []).append(parameter)
     scale = {"latents": config.latent_lr}
     decay = {"decay": config.weight_decay * decay_scale(config)}
     return [
-        {"params": parameters, "name": name, "scale": scale.get(name, 1.0), "weight_decay": decay.get(name, 0.0)}
-        for name, parameters in groups.items()
-        if parameters
+        {
+            "params": found[kind, factor],
+            "name": kind if factor == 1 else f"{kind} x{factor:.6g}",
+            "kind": kind,
+            "scale": scale.get(kind, 1.0) * factor,
+            "weight_decay": decay.get(kind, 0.0),
+        }
+        for kind, factor in sorted(found, key=lambda key: KINDS.index(key[0]))
     ]
+
+
+def _kinds(model: JointModel, config: TrainConfig) -> dict[int, str]:
+    """The kind of every parameter, by its id."""
+    latents = {id(p) for p in model.network.bank.parameters()}
+    proxies = {id(p) for p in model.tasks.parameters()}
+    kinds: dict[int, str] = {}
+    for name, parameter in model.named_parameters():
+        key = id(parameter)
+        plain = parameter.ndim < 2 or key in proxies
+        own_bias = config.warmup_bias_lr is not None and name.rpartition(".")[2] == "bias" and key not in proxies
+        kinds[key] = "latents" if key in latents else "biases" if own_bias else "plain" if plain else "decay"
+    return kinds
+
+
+def rate_factors(model: JointModel, config: TrainConfig) -> dict[int, float]:
+    """What multiplies the learning rate of a parameter, by its id; 1 where it is missing.
+
+    The part's own rate, that of the task alone that uses it, and inside the trunk ``layer_decay`` once for every stage
+    from there to the trunk's end, the parameter's own included (Howard and Ruder 2018, discriminative fine-tuning;
+    Clark et al. 2020, ELECTRA).
+    """
+    network = model.network
+    factors: dict[int, float] = {}
+    for part, rate in ((network.neck, config.neck_lr), (network.heads, config.head_lr)):
+        factors |= {id(p): rate for p in part.parameters()}
+    stages = network.backbone.by_depth()
+    for depth, stage in enumerate(stages):
+        factor = config.backbone_lr * config.layer_decay ** (len(stages) - depth)
+        factors |= {id(p): factor for p in stage}
+    for task, rate in model.rates.items():
+        factors |= {id(p): rate * factors.get(id(p), 1.0) for p in model.parameters_of(task)}
+    return factors
 
 
 def make_optimizer(model: JointModel, config: TrainConfig) -> torch.optim.Optimizer:
@@ -47,7 +80,7 @@ def make_optimizer(model: JointModel, config: TrainConfig) -> torch.optim.Optimi
     groups = parameter_groups(model, config)
     if config.optimizer == "muon":
         for group in groups:
-            group["matrix"] = group["name"] == "decay"
+            group["matrix"] = group["kind"] == "decay"
             group["scale"] *= config.matrix_lr if group["matrix"] else 1.0
         return Muon(groups, lr=config.lr, betas=(config.momentum, 0.99))
     if config.optimizer == "sgd":
@@ -58,7 +91,7 @@ def make_optimizer(model: JointModel, config: TrainConfig) -> torch.optim.Optimi
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float, bias_rate: float | None = None) -> None:
     """Gives every group its share of the rate, and the biases of their own where they are a group."""
     for group in optimizer.param_groups:
-        own = bias_rate if group["name"] == "biases" and bias_rate is not None else rate
+        own = bias_rate if group["kind"] == "biases" and bias_rate is not None else rate
         group["lr"] = own * group["scale"]
 
 

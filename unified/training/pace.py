@@ -148,6 +148,12 @@ def _loader(
     )
 
 
+def first_batch(config: RunConfig, mixture: Mixture) -> Batch:
+    """The batch that a training begins with."""
+    reach = reach_of(config.train.size, [config.train.augment])
+    return next(iter(_loader(config, mixture, 1, 0, reach, None)))
+
+
 def _delivered(loader: TrainLoader, images: int) -> tuple[float, float]:
     """The pace once all workers are at it: what they made ahead while they started is not counted."""
     return _steady(((len(batch), loader.seconds) for batch in loader), AHEAD * max(1, loader.workers), images)
@@ -237,7 +243,7 @@ def measure_wait(config: RunConfig, base: Path, steps: int, workers: int | None)
         start = time.perf_counter()
         batch = next(batches)
         waits.append(time.perf_counter() - start)
-        _step(model, batch.to(hardware.device, memory_format=torch.channels_last), optimizer, balancer)
+        step_once(model, batch.to(hardware.device, memory_format=torch.channels_last), optimizer, balancer)
         if hardware.device.type == "cuda":
             torch.cuda.synchronize(hardware.device)
         spans.append(time.perf_counter() - start)
@@ -245,7 +251,8 @@ def measure_wait(config: RunConfig, base: Path, steps: int, workers: int | None)
     return Wait(steps, statistics.median(spans), sum(waits) / sum(spans), max(waits))
 
 
-def _step(model: JointModel, batch: Batch, optimizer: torch.optim.Optimizer, balancer: Any) -> None:
+def step_once(model: JointModel, batch: Batch, optimizer: torch.optim.Optimizer, balancer: Any) -> None:
+    """A training step in full precision, as short as it can be."""
     terms = model(batch)
     losses = {
         task: torch.stack([normalised(term, term.count.detach().float()) for term in items.values()]).sum()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 
 from unified.contracts.config import AugmentConfig, RunConfig
 from unified.data.mixing import Mixture
-from unified.data.schedule import CountingSchedule
+from unified.data.plan import Piece, Plan, Shares
+from unified.data.schedule import CountingSchedule, Together
 from unified.model.build import assemble
+from unified.training.auto_batch import settled_batch
 from unified.training.balance import check_phases
 from unified.training.course import Course, Setting
 from unified.training.ema import ramped
@@ -20,9 +23,11 @@ from unified.training.folder import RunFolder
 from unified.training.joint import JointModel
 from unified.training.optimizer import make_optimizer
 from unified.training.run import make_accelerator, make_balancer, open_splits, planned_schedule
+from unified.training.scheduling import together
 from unified.training.start import begin_with
 
-COUNTED = 20_000  # forward passes whose datasets are counted: enough to tell shares to four digits
+SHOWN = 200  # forward passes whose datasets are shown one by one
+ROWS = 9  # points at which a schedule that changes is shown
 POINTS = 512  # of the learning rate's curve
 
 
@@ -68,7 +73,17 @@ class Part:
     images: int
     tasks: tuple[str, ...]
     share: float  # of all batches
+    weight: float  # of all gradients; differs from the share where every step has all datasets
     visits: float  # how often each of its images is shown in the whole run
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What a schedule that changes gives from a step on."""
+
+    step: int
+    shares: Mapping[str, float]  # by dataset
+    resting: tuple[str, ...]  # tasks without a turn
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,10 @@ class Preview:
     moments: tuple[Moment, ...]
     datasets: Mapping[str, Part]
     tasks: Mapping[str, float]  # share of all batches that serve the task
+    schedule: str  # its name
+    order: tuple[str, ...]  # datasets of the first forward passes
+    shifts: tuple[Shift, ...]  # of a schedule that changes; some of them
+    course: str  # of the learning rate, by name
     curve: tuple[float, ...]  # learning rates, evenly over the run
     notes: tuple[str, ...]
 
@@ -113,26 +132,29 @@ def preview(
     """
     notes: list[str] = []
     if resume:
-        saved = RunFolder.open(resume).load("last", parts=()).state
-        base, step = Path(saved["base"]), saved["progress"]["step"]
+        saved = RunFolder.open(resume).load("last", parts=())
+        base, step = Path(saved.said("base")), saved.said("progress")["step"]
         notes.append(f"the run in {resume} goes on at step {step:,}")
     elif out:
         RunFolder.check_free(out)
     torch.manual_seed(config.train.seed)
     splits = open_splits(config, base)
     accelerator, hardware = make_accelerator(config)
+    config, fitted = settled_batch(config, splits.train, accelerator, hardware)
+    notes += fitted
     parts = assemble(config.model, config.tasks, splits.train.vocabulary, fetch=False)
     parts.network.check_size(config.train.size)
     notes += [begin_with(parts.network, start)] if start and not resume else []
     notes += [note] if (note := parts.network.trunk_note()) else []
+    config = together(config, splits.train)
     make_balancer(config)
     schedule = planned_schedule(config, splits.train, accelerator)
     check_phases(config.train.phases, config.tasks)
     course = Course(config.train, splits.train.images)
-    optimizer = make_optimizer(JointModel(parts.network, parts.tasks), config.train)
-    shares = _shares(schedule, course)
-    datasets = {name: _part(splits.train, name, share, course) for name, share in shares.items()}
-    served = {task: sum(part.share for part in datasets.values() if task in part.tasks) for task in config.tasks}
+    model = JointModel(parts.network, parts.tasks)
+    model.settle(config)
+    optimizer = make_optimizer(model, config.train)
+    shares = schedule.shares(course.passes)
     return Preview(
         model=config.model.name,
         parameters=sum(p.numel() for p in parts.network.parameters()),
@@ -149,8 +171,12 @@ def preview(
         groups=tuple(_group(group) for group in optimizer.param_groups),
         phases=tuple(_stretch(course, k) for k in range(len(course.phases))),
         moments=_moments(course, optimizer),
-        datasets=datasets,
-        tasks=served,
+        datasets={name: _part(splits.train, name, shares, course) for name in shares.datasets},
+        tasks={task: shares.tasks[task] for task in config.tasks},
+        schedule=config.data.schedule.name,
+        order=tuple(schedule.turn(k).dataset for k in range(min(SHOWN, course.passes))),
+        shifts=_shifts(schedule, course),
+        course=config.train.course,
         curve=tuple(course.at(course.begins(step)).lr for step in _even(course.steps)),
         notes=(*notes, *splits.train.warnings, *splits.val.warnings),
     )
@@ -160,15 +186,27 @@ def _even(steps: int) -> list[int]:
     return [round(k * (steps - 1) / (POINTS - 1)) for k in range(POINTS)]
 
 
-def _shares(schedule: CountingSchedule, course: Course) -> dict[str, float]:
-    counted = min(course.passes, COUNTED)
-    return {name: times / counted for name, times in schedule.dataset_steps(counted).items()}
+def _shifts(schedule: CountingSchedule, course: Course) -> tuple[Shift, ...]:
+    """The pieces of a plan, or some of them; none where nothing ever changes."""
+    plan = schedule.plan if isinstance(schedule, Together) else schedule
+    pieces = [piece for piece in plan.pieces if piece.first < course.passes] if isinstance(plan, Plan) else []
+    if len(pieces) < 2:
+        return ()
+    places = sorted({round(k * (len(pieces) - 1) / (ROWS - 1)) for k in range(ROWS)})
+    return tuple(_shift(pieces[k], schedule, course) for k in places)
 
 
-def _part(mixture: Mixture, name: str, share: float, course: Course) -> Part:
-    images = len(mixture.sources[name])
-    visits = share * course.passes * course.pass_images / images
-    return Part(images, mixture.serves[name], share, visits / (2 if mixture.sources[name].views else 1))
+def _shift(piece: Piece, schedule: CountingSchedule, course: Course) -> Shift:
+    total = sum(piece.weights.values())
+    step = bisect_left(range(course.steps), piece.first, key=course.begins)
+    shares = {name: weight / total for name, weight in piece.weights.items()}
+    return Shift(step, shares, tuple(sorted(schedule.resting(piece.first))))
+
+
+def _part(mixture: Mixture, name: str, shares: Shares, course: Course) -> Part:
+    images, share = len(mixture.sources[name]), shares.datasets[name]
+    visits = share * course.passes * course.pass_images / images / (2 if mixture.sources[name].views else 1)
+    return Part(images, mixture.serves[name], share, shares.weights[name], visits)
 
 
 def _group(group: Mapping[str, object]) -> Group:
@@ -205,7 +243,7 @@ def _moments(course: Course, optimizer: torch.optim.Optimizer) -> tuple[Moment, 
 def _moment(course: Course, optimizer: torch.optim.Optimizer, step: int, name: str) -> Moment:
     setting, config = course.at(course.begins(step)), course.config
     rates = {
-        group["name"]: group["scale"] * (setting.bias_lr if group["name"] == "biases" else setting.lr)
+        group["name"]: group["scale"] * (setting.bias_lr if group["kind"] == "biases" else setting.lr)
         for group in optimizer.param_groups
     }
     momentum = config.momentum if setting.momentum is None else setting.momentum

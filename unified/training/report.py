@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from unified.contracts.protocols import Curve, Task
 from unified.training.exhibit import confident, pixels, retrieval_examples, truth
+from unified.training.page.smoothing import smoothed as smoothed
 from unified.training.sheet import prediction_sheet, retrieval_strip
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 # Okabe and Ito 2008, without the yellow that nobody sees on white
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7E2954", "#666666")
 INK, SOFT, GRID = "#22252a", "#767b84", "#e4e6ea"
-SMOOTHING_SHARE = 0.05  # of the shown steps
 LINES = 5  # metrics of a task in one panel
 NAMED = 8  # curves that get a colour and a name each
 DPI = 110
@@ -143,21 +143,6 @@ def curve_plot(curves: Sequence[Curve], path: Path, title: str) -> Path:
     _unit_interval(axes, [curve.y for curve in curves])
     _legend(axes)
     return _save(figure, path)
-
-
-def smoothed(values: Sequence[float], share: float = SMOOTHING_SHARE) -> list[float]:
-    """Exponential mean, corrected for its start (as Kingma and Ba 2015, section 3, correct Adam's moments).
-
-    Args:
-        values: a number a logged step.
-        share: the memory's length as a share of all values.
-    """
-    keep = 1 - 1 / max(1.0, share * len(values))
-    mean, weight, result = 0.0, 0.0, []
-    for value in values:
-        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
-        result.append(mean / weight)
-    return result
 
 
 def _series(entries: Iterable[tuple[float, Mapping[str, float]]]) -> dict[str, Points]:

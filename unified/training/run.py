@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
@@ -20,23 +21,35 @@ from unified.contracts.document import check_options
 from unified.contracts.errors import ConfigError
 from unified.contracts.protocols import Balancer
 from unified.contracts.structures import Batch
+from unified.data.fingerprint import fingerprints
 from unified.data.larder import Larder, stock
-from unified.data.loader import EvalLoader, TrainLoader, reach_of
+from unified.data.loader import TrainLoader, reach_of
 from unified.data.mixing import Mixture, open_mixture
-from unified.data.schedule import CountingSchedule, make_schedule
+from unified.data.schedule import CountingSchedule
 from unified.data.spoilage import Spoilage
 from unified.hardware import Hardware, leave_a_core, pick, pick_workers
-from unified.model.build import assemble, task_class
-from unified.training.balance import check_phases
+from unified.model.build import Assembly, assemble, task_class
+from unified.model.defaults import spelled_out
+from unified.model.norms import settle_norms
+from unified.training.auto_batch import settled_batch
+from unified.training.balance import check_balance, check_phases
+from unified.training.conflict import make_meter
 from unified.training.course import Course
-from unified.training.evaluator import Evaluation, evaluate
+from unified.training.dice import sown
 from unified.training.folder import RunFolder
 from unified.training.joint import JointModel
+from unified.training.listeners import Together, listeners
 from unified.training.monitor import DatasetPlan, Monitor, Plan, RunSummary
+from unified.training.page.story import Story
+from unified.training.ranks import Ranks, restarts
 from unified.training.report import report
+from unified.training.resumption import restarted, resumed, surroundings
+from unified.training.scheduling import scheduled, together
+from unified.training.signals import Stops, stopped_by
 from unified.training.start import begin_with
 from unified.training.trainer import Trainer
 from unified.training.unreadable import Unreadable
+from unified.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -84,8 +97,11 @@ def train(
     monitor: Monitor | None = None,
     command: str | None = None,
     start: Path | None = None,
+    force: bool = False,
 ) -> RunSummary:
     """Trains, or goes on training with ``resume``, and leaves a run folder.
+
+    Where torchrun has started the run anew after a rank was lost, it goes on with what is in ``out``.
 
     Args:
         config: what to train; of a resumed run, the configuration saved in its folder.
@@ -95,41 +111,76 @@ def train(
         monitor: told of everything that happens.
         command: what the person typed, for the record.
         start: a run's or model's folder whose weights a fresh run begins with, as far as they fit.
+        force: go on with a run although its configuration or data has changed.
 
     Raises:
         UnifiedError: bad words, data, checkpoints or folders, before the first step.
     """
+    if resume is None and (resume := restarted(out)) is not None:
+        config = RunFolder.open(resume).read_config()
     saved = RunFolder.open(resume).load("last") if resume else None
-    base = Path(saved.state["base"]) if saved else base
-    torch.manual_seed(config.train.seed)
+    base = Path(saved.said("base")) if saved else base
+    sown(config.train.seed)
+    config = config if saved else spelled_out(config)
     splits = open_splits(config, base)
     accelerator, hardware = make_accelerator(config)
+    config, notes = (config, []) if saved else settled_batch(config, splits.train, accelerator, hardware)
     parts = assemble(config.model, config.tasks, splits.train.vocabulary, fetch=saved is None)
     parts.network.check_size(config.train.size)
-    notes = [begin_with(parts.network, start)] if start and not saved else []
+    notes += [begin_with(parts.network, start)] if start and not saved else []
+    settle_norms(parts.network, config.train.batch_norm, config.train.frozen_norms, fresh=saved is None)
+    config = together(config, splits.train)
     balancer, schedule = make_balancer(config), planned_schedule(config, splits.train, accelerator)
     check_phases(config.train.phases, config.tasks)
+    more = listeners(config) if accelerator.is_main_process else []
+    describe = description(config, base, splits.train) | identity(splits, hardware, accelerator.num_processes)
+    notes += resumed(saved.state, config, hardware, describe, resume, force) if saved else []
     folder = RunFolder.open(resume) if resume else _fresh_folder(out, config, accelerator)
-    monitor = monitor if monitor and accelerator.is_main_process else Monitor()
+    resumed_at = int(saved.state["progress"]["step"]) if saved else None
+    monitor, story = _audience(monitor, more, folder, config, splits, parts, resumed_at, accelerator)
+    folder.say = monitor.message
+    stops = Stops(folder.path / "stop" if accelerator.is_main_process else None, monitor.message)
     unreadable = Unreadable(splits.train, splits.val, config.train.unreadable, folder, monitor, accelerator)
+    model = JointModel(parts.network, parts.tasks)
+    model.settle(config)
     trainer = Trainer(
-        JointModel(parts.network, parts.tasks),
+        model,
         config,
         folder,
         accelerator,
         hardware,
         course=Course(config.train, splits.train.images),
         balancer=balancer,
-        validate=_Validation(config, splits.val, parts.tasks, hardware, unreadable.val),
-        describe=description(config, base, splits.train),
+        schedule=schedule,
+        validate=Validation(
+            config,
+            splits.val,
+            parts.tasks,
+            hardware,
+            unreadable.val,
+            stops,
+            monitor.message,
+            story,
+        ),
+        describe=describe,
         monitor=monitor,
+        stops=stops,
     )
     if saved:
         trainer.restore(saved, str(resume))
+    trainer.meter = make_meter(config, splits.train, folder, accelerator, hardware)
+    if trainer.meter:
+        trainer.meter.trim(trainer.progress.step)
     if accelerator.is_main_process:
-        folder.trim_log(trainer.progress.step) if saved else folder.write_config(config)
+        if saved:
+            folder.trim_log(trainer.progress.step)
+            if trainer.share < 1:
+                folder.log({"resumed": trainer.progress.step, "notes": notes})
+        if force or not saved:
+            folder.write_config(config)
     monitor.start(_plan(trainer, splits, hardware, command, notes))
-    trainer.fit(_batches(config, splits.train, schedule, trainer, unreadable.train))
+    with story or nullcontext():
+        trainer.fit(_batches(config, splits.train, schedule, trainer, unreadable.train))
     unreadable.end()
     return _finish(trainer, folder, monitor)
 
@@ -145,31 +196,51 @@ def description(config: RunConfig, base: Path, mixture: Mixture) -> dict[str, An
     }
 
 
-class _Validation:
-    """Evaluates a network on the validation split."""
-
-    def __init__(self, config: RunConfig, mixture: Mixture, tasks: Any, hardware: Hardware, spoilage: Spoilage) -> None:
-        self.config, self.mixture, self.tasks, self.hardware = config, mixture, tasks, hardware
-        self.spoilage = spoilage
-
-    def __call__(self, network: Any) -> Evaluation:
-        settings = self.config.train
-        batch = 2 * settings.batch
-        loader = EvalLoader(self.mixture, batch=batch, size=settings.size, workers=0, spoilage=self.spoilage)
-        return evaluate(network, dict(self.tasks.items()), loader, self.hardware, total=self.mixture.images)
+def identity(splits: Splits, hardware: Hardware, ranks: int) -> dict[str, Any]:
+    """What a checkpoint must say so that a run that goes on can tell whether it is the same."""
+    data = fingerprints({"train": splits.train, "val": splits.val})
+    return {"fingerprints": data, "surroundings": surroundings(hardware, ranks)}
 
 
 def make_balancer(config: RunConfig) -> Balancer:
     """The configured way to make one loss of the tasks' losses."""
     cls = protocols.balancers.get(config.balance.name)
     check_options("balancer", config.balance.name, cls, config.balance.options, reserved=("weights",))
-    weights = {name: task.weight for name, task in config.tasks.items()}
-    return cls(weights, **config.balance.options)  # type: ignore[no-any-return]
+    balancer: Balancer = cls({name: task.weight for name, task in config.tasks.items()}, **config.balance.options)
+    check_balance(config, balancer)
+    return balancer
 
 
 def _fresh_folder(out: Path | None, config: RunConfig, accelerator: Accelerator) -> RunFolder:
-    """The first rank makes the folder; the others write nothing."""
-    return RunFolder.create(out, config.model.name) if accelerator.is_main_process else RunFolder(out or Path("runs"))
+    """The first rank makes the folder and tells the others where; one that was lost before its first save is taken."""
+    made: RunFolder | None = None
+    if accelerator.is_main_process:
+        begun = restarts() > 0 and out is not None and (out / "config.yaml").is_file()
+        made = RunFolder(out) if begun and out else RunFolder.create(out, config.model.name)
+        if begun:
+            made.trim_log(-1)
+    where = Ranks(accelerator).lines(str(made.path) if made else "")[0]
+    return made or RunFolder(Path(where))
+
+
+def _audience(
+    monitor: Monitor | None,
+    more: Sequence[Monitor],
+    folder: RunFolder,
+    config: RunConfig,
+    splits: Splits,
+    parts: Assembly,
+    resumed: int | None,
+    accelerator: Accelerator,
+) -> tuple[Monitor, Story | None]:
+    """Whoever listens, on the main process alone; among them what writes the run's page."""
+    if not accelerator.is_main_process:
+        return Monitor(), None
+    first = monitor or Monitor()
+    tasks = {name: parts.task(name) for name in config.tasks}
+    data = (splits.train, splits.val)
+    story = Story(folder, config, tasks, *data, parts.network, resumed=resumed, tell=first.message)
+    return Together([first, *more, story]), story
 
 
 def planned_schedule(config: RunConfig, mixture: Mixture, accelerator: Accelerator) -> CountingSchedule:
@@ -183,7 +254,7 @@ def planned_schedule(config: RunConfig, mixture: Mixture, accelerator: Accelerat
         )
     mixture.samplers(share, settings.seed)  # one that does not fit is refused before the run has a folder
     sizes = {name: math.ceil(len(source) / share) for name, source in mixture.sources.items()}
-    return make_schedule(config.data.schedule, sizes, mixture.serves, settings.seed)
+    return scheduled(config, sizes, mixture.serves, Course(settings, mixture.images))
 
 
 def _batches(
@@ -207,6 +278,7 @@ def _batches(
         larder=_larder(config, mixture, reach),
         spoilage=spoilage,
         stride=max(trainer.model.network.neck.spec.strides),
+        timeout=settings.worker_timeout,
     )
     return iter(loader)
 
@@ -252,10 +324,12 @@ def _plan(trainer: Trainer, splits: Splits, hardware: Hardware, command: str | N
 
 def _finish(trainer: Trainer, folder: RunFolder, monitor: Monitor) -> RunSummary:
     interrupted = trainer.stopping is not None
-    if trainer.accelerator.is_main_process:
+    if trainer.accelerator.is_main_process and trainer.stopping != signal.SIGTERM:  # whoever sends that is in a hurry
         report(folder, trainer.evaluation, trainer.tasks)
     progress = trainer.progress
     metrics = trainer.evaluation.metrics or folder.read_metrics()
-    summary = RunSummary(folder.path, metrics, progress.step, progress.seconds, interrupted)
+    summary = RunSummary(
+        folder.path, metrics, progress.step, progress.seconds, interrupted, stopped_by(trainer.stopping)
+    )
     monitor.end(summary)
     return summary

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from unified.checkpoint import load_checkpoint
 from unified.contracts.errors import CheckpointError
-from unified.trained import checkpoint_folder
+from unified.trained import trained_checkpoint
 
 SHOWN = 12  # names of fresh tensors that are told
 
@@ -29,7 +28,7 @@ def begin_with(network: nn.Module, source: Path) -> str:
     Raises:
         CheckpointError: there is no checkpoint, or nothing of it fits.
     """
-    given = load_checkpoint(checkpoint_folder(source), parts=("ema",)).tensors["ema"]
+    given = trained_checkpoint(source, parts=("ema",)).checkpoint.tensors["ema"]
     own = network.state_dict()
     taken = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
     if not taken:

@@ -3,50 +3,44 @@
 
 from __future__ import annotations
 
-import resource
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from types import FrameType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather
 from torch import Tensor
 
-from unified.checkpoint import Checkpoint, fit_state
+from unified.checkpoint import Checkpoint
 from unified.contracts.config import RunConfig
-from unified.contracts.errors import CheckpointError
 from unified.contracts.protocols import Balancer, Task
-from unified.contracts.structures import Batch, LossTerm
-from unified.hardware import Hardware
-from unified.training.balance import check_gains, normalised
-from unified.training.course import Course, Setting
+from unified.contracts.structures import Batch
+from unified.data.schedule import CountingSchedule
+from unified.data.steering import SteeredSchedule
+from unified.hardware import Hardware, compile_network, deterministic, peak_memory_mb
+from unified.training import dice, faults, state
+from unified.training.balance import check_gains
+from unified.training.conflict import ConflictMeter
+from unified.training.course import Course
+from unified.training.descent import Descent
 from unified.training.ema import MovingAverage
 from unified.training.evaluator import Evaluation
 from unified.training.folder import RunFolder
+from unified.training.guard import LIMIT, Guard
 from unified.training.joint import JointModel
+from unified.training.keeper import Keeper
 from unified.training.monitor import EvaluationRecord, Monitor, StepRecord
 from unified.training.optimizer import make_optimizer, steer
+from unified.training.passes import Passes
+from unified.training.patience import Patience
+from unified.training.progress import Progress
+from unified.training.ranks import Ranks
+from unified.training.scores import told_scores
+from unified.training.serving import Serving
+from unified.training.signals import StopAsked, Stops
 
 LOG_EVERY = 10  # steps
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint."""
-
-    step: int = 0
-    passes: int = 0  # forward passes, of which steps are made
-    images: int = 0
-    seconds: float = 0.0  # of training, over all sessions of the run
-    best: float = float("-inf")
-    evaluated: float = 0.0  # share of the run at the last evaluation
 
 
 class Trainer:
@@ -59,9 +53,12 @@ class Trainer:
         accelerator, hardware: ranks and scaling; device, precision and memory layout.
         course: what holds at which point of the run, and where it ends.
         balancer: makes one scalar of the tasks' losses.
-        validate: ``validate(network) -> Evaluation``.
+        schedule: which dataset at which forward pass, where its state or weights matter.
+        validate: ``validate(network) -> Evaluation``; it may raise StopAsked.
         describe: JSON that a checkpoint must carry to be loaded on its own (configuration, vocabulary).
         monitor: told of steps and evaluations.
+        stops: what is asked of this process; by default by signals and by the file ``stop`` in the folder.
+        parts: whatever else has a state, by name (:class:`unified.training.snapshot.Stateful`).
     """
 
     def __init__(
@@ -77,19 +74,42 @@ class Trainer:
         validate: Callable[[Any], Evaluation],
         describe: Mapping[str, Any],
         monitor: Monitor,
+        schedule: CountingSchedule | None = None,
+        stops: Stops | None = None,
+        parts: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.train = config, config.train
         self.folder, self.monitor, self.accelerator = folder, monitor, accelerator
         self.course, self.steps = course, course.steps
-        self.balancer, self.validate, self.describe = balancer, validate, describe
-        self.progress = Progress()
-        self.asked: int | None = None  # the signal that asked this process to stop
-        self.stopping: int | None = None  # the signal by which all ranks stop after the same step
+        self.balancer, self.schedule, self.validate, self.describe = balancer, schedule, validate, describe
+        self.progress, self.evaluation = Progress(), Evaluation()
+        self.patience = Patience(self.train.patience, self.train.min_gain)
+        self.parts = {"balancer": balancer, "schedule": schedule, "patience": self.patience, **(parts or {})}
+        self.ranks = Ranks(accelerator)
+        self.stops = stops or Stops(folder.path / "stop" if self.ranks.main else None, monitor.message)
+        self.stopping: int | None = None  # what all ranks stop for, after the same step
         self.model = hardware.place(model)
         self.average = MovingAverage(model.network, self.train.ema, self.train.ema_ramp) if self.train.ema else None
         self.wrapped, self.optimizer = accelerator.prepare(self.model, make_optimizer(self.model, self.train))
-        self.evaluation = Evaluation()
+        if self.train.compile:
+            compile_network(model.network, hardware.device, course.sizes_vary)
+        self.descent, self.guard = Descent(self.model, accelerator, balancer), Guard(self.model)
+        images = course.pass_images if self.train.reduction == "sum" else None
+        self.passes = Passes(self.model, self.wrapped, accelerator, self.descent, self.guard, images)
+        self.passes.tell, self.passes.check = monitor.message, lambda terms: check_gains(terms, course.phases)
+        self.meter: ConflictMeter | None = None  # compares the tasks' gradients now and then
         self.rates = [0.0, 0.0, 0.0]  # images, seconds and seconds of waiting since the last report
+        self.keeper = Keeper(
+            folder,
+            every=self.train.save_every,
+            minutes=self.train.save_minutes,
+            keep_last=self.train.keep_last,
+            say=monitor.message,
+        )
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._clock = time.monotonic()
+        self._saved: int | None = None  # the step that was saved last in this sitting
+        self._save_due, self._over = False, False
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -109,89 +129,132 @@ class Trainer:
         return self.position / self.course.passes
 
     def fit(self, batches: Iterator[Batch]) -> None:
-        """Trains to the end of the run, or until a signal asks for a stop; saves in either case."""
-        clock = time.monotonic()
+        """Trains to the end of the run, or until somebody asks for a stop; saves in either case."""
         self.wrapped.train()
-        with self._signals():
-            while self.share < 1 and self.stopping is None:
-                losses, dataset, wait = self._step(batches)
-                now = time.monotonic()
-                self._count(now - clock, wait)
-                clock = now
-                self._report(losses, dataset)
-                if self._due():
-                    self.save(best=self.evaluate())
-                    clock = time.monotonic()
-            if self.stopping is not None:
-                self.save(best=False)
+        with ExitStack() as stack:
+            stack.enter_context(self.stops.listening())
+            stack.enter_context(deterministic(self.train.deterministic))
+            if self.ranks.main:
+                stack.enter_context(self.keeper)
+            self._clock = time.monotonic()
+            while not self._asked():
+                if self._due():  # also an evaluation that was broken off by whoever stopped the sitting before
+                    self._look_up()
+                elif self.share < 1 and not self._over:
+                    self._advance(batches)
+                else:
+                    if self._over and self.share < 1:
+                        self.monitor.message(self.patience.reason())
+                    break
+            if self.stopping is not None and self._saved != self.progress.step:
+                self.save(best=False, wait=True)
+            self.ranks.meet()
+
+    def _asked(self) -> bool:
+        """Whether to stop here. Several ranks agree on that within a step."""
+        if self.ranks.count == 1:
+            self.stopping = self.stops.look() or None
+        return self.stopping is not None
+
+    def _advance(self, batches: Iterator[Batch]) -> None:
+        """One step, and what is told and saved of it."""
+        losses, dataset, wait = self._step(batches)
+        self.rates[2] += wait
+        self._report(losses, dataset)
+        if self.meter and self.meter.due(self.progress.step):
+            gains = self.course.gains(self.course.at(self.position).phase)
+            self.meter.look(self.model, self.progress.step, gains)
+            self._clock = time.monotonic()
+        if self.ranks.main:
+            self.keeper.check()
+        if self._save_due and not self._due():
+            self.save(best=False)
+
+    def _look_up(self) -> None:
+        """An evaluation and the checkpoint behind it."""
+        best = self.evaluate()
+        if self.stopping is None:
+            self.save(best)
+        self._clock = time.monotonic()
 
     def _step(self, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], str, float]:
         """One optimizer step, of one or more batches: losses by name, the dataset, seconds spent waiting."""
         setting = self.course.at(self.position)
         steer(self.optimizer, setting)
-        losses: dict[str, Tensor] = {}
-        wait, served = 0.0, set[str]()
-        passes = max(1, min(setting.passes, self.course.passes - self.progress.passes))
-        for left in range(passes - 1, -1, -1):
-            start = time.monotonic()
-            batch = next(batches)
-            wait += time.monotonic() - start
-            batch = batch.to(self.accelerator.device, memory_format=torch.channels_last)
-            with self.accelerator.no_sync(self.wrapped) if left else nullcontext():
-                total, parts = self._losses(self.wrapped(batch), setting)
-                summed = self.train.reduction == "sum"
-                self.accelerator.backward(total * self.course.pass_images if summed else total / passes)
-            losses |= parts
-            served |= set(batch.tasks)
-            self.progress.passes += 1
-            self.progress.images += len(batch) * self.accelerator.num_processes
-        self.rates[0] += passes * self.course.pass_images
-        self._update(served)
-        return losses, batch.dataset, wait
+        gains = self.course.gains(setting.phase)
+        serving = Serving(batches, max(1, min(setting.passes, self.course.passes - self.progress.passes)))
+        losses = self.passes.gradients(serving, gains, self.progress, self._weight)
+        self.progress.step += 1
+        self.progress.passes += serving.count
+        self.progress.images += serving.images * self.ranks.count
+        self.rates[0] += serving.count * self.course.pass_images
+        norm = self._norm()
+        if self._agreed(self.guard.finite([*losses.values(), norm])):
+            self._update(serving.tasks, norm)
+            self.passes.after(serving, gains)
+        else:
+            self._leave_out(serving.kept, losses)
+        return losses, serving.kept[-1].dataset, serving.wait
 
-    def _losses(
-        self, terms: Mapping[str, Mapping[str, LossTerm]], setting: Setting
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One scalar to descend, and every part for the log; normalised by the labelled items of all ranks."""
-        ranks, gains = self.accelerator.num_processes, self.course.gains(setting.phase)
-        check_gains(terms, self.course.phases)
-        by_task: dict[str, Tensor] = {}
-        parts: dict[str, Tensor] = {}
-        for task, items in terms.items():
-            for name, term in items.items():
-                count = self.accelerator.reduce(term.count.detach().float(), "sum") / ranks
-                gain = gains.get(task, 1.0) * gains.get(f"{task}/{name}", 1.0)
-                parts[f"{task}/{name}"] = normalised(term, count) * gain
-            by_task[task] = torch.stack([parts[f"{task}/{name}"] for name in items]).sum()
-        total = self.balancer.combine(by_task)
-        touched = sum(p.sum() for p in self._unserved(terms)) if ranks > 1 else 0.0
-        return total + 0.0 * touched, {name: loss.detach() for name, loss in (by_task | parts).items()}
+    def _weight(self, number: int) -> float:
+        """What the schedule multiplies the gradients of the step's ``number``-th forward pass with."""
+        return self.schedule.turn(self.progress.passes + number).weight if self.schedule else 1.0
 
-    def _unserved(self, served: Any) -> Iterator[torch.nn.Parameter]:
-        for task in self.model.network.tasks:
-            if task not in served:
-                yield from self.model.parameters_of(task)
+    def _norm(self) -> Tensor:
+        """The norm of the whole gradient; it is not finite where any number of it is not."""
+        self.accelerator.unscale_gradients()
+        return torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
-    def _update(self, served: set[str]) -> None:
+    def _update(self, served: set[str], norm: Tensor) -> None:
         """Clips, steps and averages. Parameters of tasks without a turn keep their weights and their moments."""
         if self.train.clip:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip)
-        for parameter in self._unserved(served):
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.train.clip, norm)
+        for parameter in self.passes.idle(served):
             parameter.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
-            self.average.update(self.model.network)
+            resting = self.schedule.resting(self.progress.passes - 1) if self.schedule else frozenset()
+            self.average.update(self.model.network, resting)
+        self.progress.in_a_row = 0
 
-    def _count(self, elapsed: float, wait: float) -> None:
-        """Books a step that took ``elapsed`` seconds, ``wait`` of them for data; ranks agree on time and stops."""
-        self.progress.step += 1
-        if self.accelerator.num_processes > 1:
-            shared = torch.tensor([elapsed, float(self.asked or 0)], device=self.accelerator.device)
-            elapsed, stopping = gather(shared[None]).amax(dim=0).tolist()  # type: ignore[union-attr]
-            self.stopping = int(stopping) or None
+    def _agreed(self, finite: bool) -> bool:
+        """Whether the step was finite on every rank; with it they agree on time, stops and saves."""
+        now = time.monotonic()
+        elapsed, self._clock = now - self._clock, now
+        due = self.ranks.main and self.keeper.due(self.progress.step)
+        asked = self.stops.look() if self.ranks.count > 1 else 0
+        bad, elapsed, stopping, save = self.ranks.most([not finite, elapsed, asked, due])
         self.progress.seconds += elapsed
-        self.rates = [total + new for total, new in zip(self.rates, (0, elapsed, wait), strict=True)]
+        self.rates[1] += elapsed
+        self.stopping, self._save_due = int(stopping) or None, bool(save)
+        return not bad
+
+    def _leave_out(self, batches: Sequence[Batch], losses: Mapping[str, Tensor]) -> None:
+        """A step whose numbers are not finite leaves no trace; too many in a row end the run.
+
+        Raises:
+            TrainingError: names the step, the task, the dataset and the images.
+        """
+        progress, scaler = self.progress, self.accelerator.scaler
+        fault = faults.describe(progress.step, batches, losses, self.model, self.guard)
+        overflow = scaler is not None and scaler.get_scale() > 1 and not self.ranks.any(fault["own"])
+        self.passes.wipe()
+        if scaler is not None:
+            scaler.update()
+        if overflow:  # only fp16 that looks for its scale
+            return
+        progress.skipped += 1
+        progress.in_a_row += 1
+        line = faults.line(fault, progress.in_a_row)
+        said = (self.ranks.lines(line if fault["own"] else "") or self.ranks.lines(line))[0]
+        if self.ranks.main:
+            self.folder.log({**fault, "fault": said, "skipped": progress.skipped})
+            self.monitor.message(said)
+        if progress.in_a_row >= LIMIT:
+            place = faults.keep_batches(self.folder.path, self.ranks.index, fault, batches)
+            self.save(best=False, wait=True)
+            raise faults.TrainingError(f"{said}; look at it with: python -m unified.training.replay {place}")
 
     def _report(self, losses: Mapping[str, Tensor], dataset: str) -> None:
         """Tells of every tenth step, and of the first; only then do losses leave the device."""
@@ -209,55 +272,69 @@ class Trainer:
             losses={name: float(loss) for name, loss in losses.items()},
             images_per_second=images / max(elapsed, 1e-9),
             wait=wait / max(elapsed, 1e-9),
-            memory_mb=_memory_mb(self.accelerator.device),
+            memory_mb=peak_memory_mb(self.accelerator.device),
+            skipped=self.progress.skipped,
         )
-        if self.accelerator.is_main_process:
+        if self.ranks.main:
             self.monitor.step(record)
             self.folder.log(record.line())
 
     def _due(self) -> bool:
         """Whether it is time to evaluate: at every ``evaluate_every`` of the run, and at its end."""
-        return self.share >= 1 or self.share - self.progress.evaluated >= self.train.evaluate_every - 1e-9
+        since = self.share - self.progress.evaluated
+        return since > 0 and (self.share >= 1 or since >= self.train.evaluate_every - 1e-9)
 
     def evaluate(self) -> bool:
-        """Scores the averaged network, tells it, and says whether it is the best so far."""
+        """Scores the averaged network, tells it, and says whether it is the best so far.
+
+        A stop breaks it off, as if it had never begun.
+        """
+        best, broken, thrown = False, False, dice.picked_up(self.accelerator.device)
+        if self.ranks.main:
+            try:
+                self.evaluation = self.validate(self.average.network if self.average else self.model.network)
+            except StopAsked:
+                broken = True
+                dice.laid_down(thrown, self.accelerator.device)
+            else:
+                best = self._judge(self.evaluation)
+        if self.ranks.any(broken):
+            self.stopping = int(self.ranks.most([self.stops.look()])[0])
+            return False
         self.progress.evaluated = self.share
-        best = False
-        if self.accelerator.is_main_process:
-            self.evaluation = self.validate(self.average.network if self.average else self.model.network)
-            score = self.evaluation.score(self.tasks)
-            best = score > self.progress.best
-            self.progress.best = max(self.progress.best, score)
-            self._tell(self.evaluation, best)
-        self.accelerator.wait_for_everyone()
+        self._over = self.ranks.any(self.ranks.main and self.patience.over)
+        self._steer_schedule()
         return best
 
-    def _tell(self, evaluation: Evaluation, best: bool) -> None:
-        step, metrics = self.progress.step, evaluation.metrics
+    def _steer_schedule(self) -> None:
+        """Tells the schedule what the evaluation found; alike on every rank, for all of them have a schedule."""
+        if isinstance(self.schedule, SteeredSchedule):
+            scores = told_scores(self.evaluation.metrics, self.tasks, self.accelerator)
+            if entry := self.schedule.observe(self.progress.passes, scores):
+                self.monitor.message(entry.line())
+
+    def _judge(self, evaluation: Evaluation) -> bool:
+        score, step, metrics = evaluation.score(self.tasks), self.progress.step, evaluation.metrics
+        best = score > self.progress.best
+        self.progress.best = max(self.progress.best, score)
+        self.patience.tell(score)
         self.folder.log({"step": step, "seconds": self.progress.seconds, "metrics": metrics})
         self.folder.write_metrics(metrics)
         self.monitor.evaluation(EvaluationRecord(step, metrics, evaluation.images, evaluation.seconds, best))
+        return best
 
-    def save(self, best: bool) -> None:
-        """Writes a checkpoint, the last and, if said so or if it is the first, the best."""
-        if self.accelerator.is_main_process:
-            self.folder.save(self.progress.step, self.checkpoint(), best or self.folder.pointed("best") is None)
-        self.accelerator.wait_for_everyone()
+    def save(self, best: bool, wait: bool = False) -> None:
+        """Gives a checkpoint to be written, and with ``wait`` sees it on the disk."""
+        checkpoint = self.checkpoint()
+        if self.ranks.main:
+            self.keeper.save(self.progress.step, checkpoint, best=best, wait=wait)
+        self._saved = self.progress.step
+        if wait:
+            self.ranks.meet()
 
     def checkpoint(self) -> Checkpoint:
         """Everything a later session needs to go on, and ``ema`` alone to predict."""
-        network = self.average.network if self.average else self.model.network
-        slots, groups = _flat(self.optimizer.state_dict())
-        tensors = {
-            "ema": network.state_dict(),
-            "model": self.model.state_dict(),
-            "optimizer": slots,
-            "random": {"torch": torch.get_rng_state()},
-        }
-        progress = {**vars(self.progress), "best": _finite(self.progress.best)}
-        updates = self.average.updates if self.average else 0
-        state = {**self.describe, "progress": progress, "ema_updates": updates, "optimizer": groups}
-        return Checkpoint(tensors, state)
+        return state.state_of(self)
 
     def restore(self, checkpoint: Checkpoint, source: str) -> None:
         """Goes back to a checkpoint of this configuration.
@@ -265,76 +342,5 @@ class Trainer:
         Raises:
             CheckpointError: it is of another configuration.
         """
-        tensors, state = checkpoint.tensors, checkpoint.state
-        fit_state(self.model, tensors["model"], source)
-        if self.average:
-            fit_state(self.average.network, tensors["ema"], source)
-            self.average.updates = state["ema_updates"]
-        self.optimizer.load_state_dict(_nested(tensors["optimizer"], state["optimizer"], self.optimizer, source))
-        torch.set_rng_state(tensors["random"]["torch"])
-        saved = {"passes": self.course.begins(state["progress"]["step"]), **state["progress"]}
-        self.progress = Progress(**{**saved, "best": float("-inf") if saved["best"] is None else saved["best"]})
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM finish the step and save; a second one stops at once."""
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.asked is not None:
-                raise KeyboardInterrupt
-            self.asked = number
-            if self.accelerator.num_processes == 1:
-                self.stopping = number
-            self.monitor.message("stopping after this step; press Ctrl-C again to stop at once without saving")
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _finite(value: float) -> float | None:
-    return value if value > float("-inf") else None
-
-
-def _memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def _flat(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as tensors ``index/slot`` and the JSON of its groups."""
-    tensors = {f"{i}/{name}": value for i, slots in state["state"].items() for name, value in slots.items()}
-    plain = {k: v for k, v in tensors.items() if not isinstance(v, Tensor)}
-    if plain:
-        raise CheckpointError(f"optimizer state {sorted(plain)[0]} is not a tensor and cannot be saved")
-    return tensors, {"groups": state["param_groups"]}
-
-
-def _nested(
-    tensors: Mapping[str, Tensor], groups: Mapping[str, Any], optimizer: torch.optim.Optimizer, source: str
-) -> dict[str, Any]:
-    mine = [len(g["params"]) for g in optimizer.param_groups]
-    theirs = [len(g["params"]) for g in groups["groups"]]
-    if mine != theirs:
-        raise CheckpointError(
-            f"'{source}' is a checkpoint of another configuration: optimizer groups {theirs}, not {mine}"
-        )
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split("/", 1)
-        state.setdefault(int(index), {})[name] = _laid_out(value, parameters[int(index)])
-    return {"state": state, "param_groups": groups["groups"]}
-
-
-def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """A moment in the memory layout of its parameter: fused optimizers walk both by address, whatever their strides."""
-    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        state.restore(self, checkpoint, source)
+        self._saved, self._over = self.progress.step, self.patience.over

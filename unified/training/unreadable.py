@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather
 
 from unified.data.loader import spoilage_of
 from unified.data.mixing import Mixture
@@ -44,9 +48,19 @@ class Unreadable:
         """Sums up, over all ranks."""
         for split, spoilage in (("train", self.train), ("val", self.val)):
             if self.accelerator.num_processes > 1:
-                new = {(each.dataset, each.index): each for each in gather_object([*spoilage.found.values()])}
+                told = of_all_ranks([*spoilage.found.values()], self.accelerator.device)
+                new = {(each.dataset, each.index): each for each in told}
                 for key in new.keys() - spoilage.found.keys():
                     spoilage.found[key] = new[key]
                     self._tell(split, new[key])
             for line in spoilage.lines():
                 self.monitor.message(f"'{split}' split: {line}")
+
+
+def of_all_ranks(own: Sequence[Spoiled], device: torch.device) -> Iterator[Spoiled]:
+    """What every rank has met. It travels as JSON: what a rank is sent can never be code."""
+    data = json.dumps([asdict(each) for each in own]).encode()
+    longest = int(gather(torch.tensor([len(data)], device=device)).max())  # type: ignore[union-attr]
+    padded = torch.tensor([[*data.ljust(longest)]], dtype=torch.uint8, device=device)
+    for row in gather(padded).cpu():  # type: ignore[union-attr]
+        yield from (Spoiled(**each) for each in json.loads(bytes(row.tolist())))

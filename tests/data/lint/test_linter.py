@@ -243,4 +243,5 @@ def test_other_formats_are_looked_at_through_their_readers(tmp_path: Path) -> No
         refuse_faults(config(zoo=given, coco=other), tmp_path, "mix.yaml", {"det": "det"})
     (tmp_path / "zoo" / "labels" / "1.txt").write_text("7 0.5 0.5 0.5 0.5\n")
     broken = lint(config(zoo=given), tmp_path, "mix.yaml")
-    assert faults(broken) == ["reader"] and "1.txt:1: class 7" in next(iter(broken.findings)).line
+    assert faults(broken) == ["class-unknown"]
+    assert "labels/1.txt: line 1.class: class 7 is none of the 2" in next(iter(broken.findings)).line

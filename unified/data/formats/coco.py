@@ -54,7 +54,15 @@ class CocoDataset(IndexedSource):
         return Scan(
             files=(path, *beside.files),
             settings=settings,
-            build=lambda: load_table(path, tags, identity, strict=strict, beside=beside, masks=self.masks),
+            build=lambda: load_table(
+                path,
+                tags,
+                identity,
+                strict=strict,
+                beside=beside,
+                masks=self.masks,
+                document=self.faults.documents.get(path),
+            ),
         )
 
     @classmethod

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from unified.contracts.errors import DataError
 from unified.contracts.structures import LabelState
 from unified.data.formats.coco_beside import Beside, read_beside
 from unified.data.formats.coco_masks import Shape, compact, encoded
-from unified.data.formats.json_lists import read_lists
+from unified.data.formats.json_lists import hand_lists, read_lists
 from unified.data.formats.record import Record, absent, finite, get, is_number, known, said_of
 from unified.data.formats.strings import Strings
 from unified.data.formats.table import Marks, Said, Table, clipped, field_tags, in_order, numbered
@@ -33,8 +33,9 @@ def load_table(
     strict: bool = True,
     beside: Beside | None = None,
     masks: bool = False,
+    document: Mapping[str, Any] | None = None,
 ) -> Table:
-    """Reads the file, with ``masks`` the objects' outlines too.
+    """Reads the file, with ``masks`` the objects' outlines too; not anew where it is at hand as ``document``.
 
     A tag or identity field that no record has is an error, or with ``strict=False`` a remark.
 
@@ -45,7 +46,10 @@ def load_table(
     categories = _Categories(path)
     objects = _Objects(path, None if identity.boxes == "category" else identity.boxes, masks)
     takers = {"images": images.take, "annotations": objects.take, "categories": categories.take}
-    read_lists(path, takers, _SHAPE)
+    if document is None:
+        read_lists(path, takers, _SHAPE)
+    else:
+        hand_lists(path, document, takers)
     if not images.files:
         raise DataError(f"{path} has no images in it")
     told = [*categories.told, *objects.absent(strict), *images.absent(strict)]

@@ -11,6 +11,7 @@ import numpy as np
 from unified.contracts.config import SplitConfig
 from unified.contracts.errors import DataError, suggestion
 from unified.contracts.recognition import Recognised, splits_named
+from unified.data.formats.flaw import Faults, Place
 from unified.data.formats.indexed import IndexedSource
 from unified.data.formats.listing import SUFFIXES, pictures
 from unified.data.formats.store import Scan
@@ -40,7 +41,7 @@ class FolderDataset(IndexedSource):
         shown = pictures(images)
         identity = self.config.identity.image == _FIELD
         settings: dict[str, Any] = {"format": "folder", "pictures": shown, "depth": depth, "identity": identity}
-        return Scan((), settings, lambda: _table(shown, images, depth, identity))
+        return Scan((), settings, lambda: _table(shown, images, depth, identity, self.faults))
 
     @classmethod
     def recognise(cls, path: Path) -> Recognised | None:
@@ -66,8 +67,15 @@ def _has_picture(folder: Path) -> bool:
     return any(p.suffix.lower() in SUFFIXES for p in folder.rglob("*"))
 
 
-def _table(shown: list[str], images: Path, depth: int | None, identity: bool) -> Table:
-    classes = [_class_of(name, images, depth) for name in shown]
+def _table(shown: list[str], images: Path, depth: int | None, identity: bool, faults: Faults) -> Table:
+    for name in shown:
+        if "/" not in name:
+            reason = "the picture lies in no class folder; put it in one, or elsewhere"
+            faults.tell("picture-without-class", Place(str(images / name)), "", reason)
+    shown = [name for name in shown if "/" in name]
+    for name in shown:
+        faults.placed(name, Place(str(images / name)), ())
+    classes = ["/".join(PurePosixPath(name).parts[:-1][:depth]) for name in shown]
     names, number = numbered(classes if identity else [None] * len(shown))
     sizes = np.full((len(shown), 2), -1, dtype=np.int32)
     columns, _ = Boxes().columns(sizes)
@@ -81,10 +89,3 @@ def _table(shown: list[str], images: Path, depth: int | None, identity: bool) ->
         **columns,
         **field_tags([[listed((word,))] for word in classes], 1),
     )
-
-
-def _class_of(name: str, images: Path, depth: int | None) -> str:
-    folders = PurePosixPath(name).parts[:-1]
-    if not folders:
-        raise DataError(f"{images / name}: the picture lies in no class folder; put it in one, or elsewhere")
-    return "/".join(folders[:depth])

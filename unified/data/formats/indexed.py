@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,6 +19,7 @@ from unified.contracts.config import DatasetConfig, SplitConfig
 from unified.contracts.errors import DataError
 from unified.contracts.extras import Keypoints, Masks, Panoptic
 from unified.contracts.structures import Annotations, Frame, LabelState, Sample, Vocabulary
+from unified.data.formats.flaw import REFUSE, Faults
 from unified.data.formats.holdout import held_out, share_of
 from unified.data.formats.panoptic_map import PanopticMap
 from unified.data.formats.store import Scan, tabulate
@@ -44,10 +46,12 @@ class IndexedSource(Source):
 
     from_files: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ()  # that the format takes beside those of all
+    collects: ClassVar[bool] = True
     has_fields: ClassVar[bool] = True  # tags and identities by fields of its records
     needs_annotations: ClassVar[bool] = True  # a split that names no annotations is refused
 
-    def __init__(self, name: str, config: DatasetConfig, split: Split, base: Path) -> None:
+    def __init__(self, name: str, config: DatasetConfig, split: Split, base: Path, faults: Faults = REFUSE) -> None:
+        self.faults = faults
         check_options(name, config, (*_COMMON, *self.options))
         self.name, self.config, self.split = name, config, split
         self.views = config.identity.image == "views"
@@ -65,7 +69,9 @@ class IndexedSource(Source):
         self.table = self._table(part, strict=words is None)
         self._speak(words or self.table)
         self.warnings = [f"dataset '{name}': {text}" for text in self.table.warnings]
-        self._probe()
+        if not faults.collecting:
+            self._probe()
+        self.faults = REFUSE  # what comes now is reading
 
     @classmethod
     def offers(cls, config: DatasetConfig, split: Split) -> bool:
@@ -85,7 +91,7 @@ class IndexedSource(Source):
         scan = self.scan(part, self._folder(part), strict)
         if not self.has_fields and self.config.identity.boxes == "category":
             scan = _by_category(scan)
-        return tabulate(held_out(scan, self.holdout, self.split) if self.holdout else scan)
+        return tabulate(held_out(scan, self.holdout, self.split) if self.holdout else scan, self.faults)
 
     def _folder(self, part: SplitConfig) -> Path:
         """Where a split's pictures are."""
@@ -108,23 +114,31 @@ class IndexedSource(Source):
             return None
         named = first.annotations is not None or not self.needs_annotations
         there = (self.root / (first.annotations or first.images)).exists()
-        return self._table(first, strict=False) if named and there else None
+        if not (named and there):
+            return None
+        with suppress(DataError):  # as the training split opens it, so that it is read once
+            return self._table(first, strict=True)
+        return None if self.faults.collecting else self._table(first, strict=False)  # told with the training split
 
     def _speak(self, words: Table) -> None:
         """The split's vocabulary, and where the table's own words stand in it."""
         table = self.table
-        self._classes = class_places(table, words, self.name)
+        classes = words.categories
+        if self.faults.collecting:  # a class that only val has is told where splits are compared
+            classes, self._classes = extended(classes, table.categories)
+        else:
+            self._classes = class_places(table, words, self.name)
         self._tags, tags, self._fields = tag_places(table, words)
         identities, self._identities = extended(words.identities, table.identities)
         image_identities, self._image_identities = extended(words.image_identities, table.image_identities)
-        present = words.categories if self.config.tags.categories else ()
+        present = classes if self.config.tags.categories else ()
         both = sorted({*tags} & {*present})
         if both:
             raise DataError(
                 f"dataset '{self.name}': '{both[0]}' is both a category and a value of an image field; "
                 "rename one of them"
             )
-        self.vocabulary = Vocabulary(words.categories, tags + present, identities, image_identities)
+        self.vocabulary = Vocabulary(classes, tags + present, identities, image_identities)
         self.tag_classes = (-1,) * len(tags) + tuple(range(len(present)))
         self.category_ids = table.category_ids or tuple((str(k), word) for k, word in enumerate(table.categories))
 

@@ -43,6 +43,23 @@ def read_lists(path: Path, takers: Mapping[str, Taker], shape: str) -> None:
             raise DataError(f"{path} has no list '{key}'{suggestion(key, found)}")
 
 
+def hand_lists(path: Path, document: Mapping[str, Any], takers: Mapping[str, Taker]) -> None:
+    """What :func:`read_lists` does, of a file that somebody has parsed already.
+
+    Raises:
+        DataError: as there.
+    """
+    for key, taker in takers.items():
+        if key not in document:
+            raise DataError(f"{path} has no list '{key}'{suggestion(key, document)}")
+        if not isinstance(items := document[key], list):
+            raise DataError(f"{path} has no list '{key}'; its '{key}' is {type(items).__name__}")
+        for k, item in enumerate(items):
+            if not isinstance(item, dict):
+                raise DataError(f"{path}: {key}[{k}] must be an object, got {type(item).__name__}")
+            taker(k, item)
+
+
 class _Walk:
     """One way through the text, from its first to its last character."""
 

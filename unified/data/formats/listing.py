@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from unified.contracts.errors import DataError
+from unified.data.formats.flaw import REFUSE, Faults, Place
 
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Of the pictures a trainer reads, in small letters."""
@@ -36,7 +37,7 @@ def walk(folder: Path) -> Iterator[str]:
         yield from (str(inside / name) for name in files if not name.startswith("."))
 
 
-def by_stem(files: list[str], folder: Path) -> Mapping[str, str]:
+def by_stem(files: list[str], folder: Path, faults: Faults = REFUSE) -> Mapping[str, str]:
     """Pictures by their path without its ending.
 
     Raises:
@@ -46,8 +47,9 @@ def by_stem(files: list[str], folder: Path) -> Mapping[str, str]:
     for file in files:
         stem = file.rpartition(".")[0]
         if stem in found:
-            raise DataError(f"{folder}: the pictures {found[stem]} and {file} have one name; labels fit either")
-        found[stem] = file
+            reason = f"the pictures {found[stem]} and {file} have one name; labels fit either"
+            faults.tell("pictures-alike", Place(str(folder)), "", reason)
+        found.setdefault(stem, file)
     return found
 
 

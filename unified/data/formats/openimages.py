@@ -8,6 +8,7 @@ verified is UNLABELLED.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
@@ -19,6 +20,7 @@ from unified.contracts.errors import DataError
 from unified.contracts.recognition import Recognised, splits_named
 from unified.contracts.structures import LabelState
 from unified.data.formats.columns import Columns, peek_columns, read_columns
+from unified.data.formats.flaw import Faults, Place
 from unified.data.formats.indexed import IndexedSource
 from unified.data.formats.listing import by_stem, pictures
 from unified.data.formats.store import Scan
@@ -26,6 +28,10 @@ from unified.data.formats.strings import Strings
 from unified.data.formats.table import Boxes, Marks, Table
 
 _CORNERS: Final = ("XMin", "YMin", "XMax", "YMax")
+_COLUMNS: Final = {
+    "boxes": ("ImageID", "LabelName", *_CORNERS),
+    "labels": ("ImageID", "LabelName", "Confidence"),
+}
 _UNVERIFIED: Final = "machine"  # in the column Source: nobody looked
 
 
@@ -50,7 +56,7 @@ class OpenImagesDataset(IndexedSource):
             raise DataError(f"dataset '{self.name}': its tags are the verified labels; leave out tags: categories")
         shown = pictures(images)
         settings = {"format": "openimages", "pictures": shown, "kinds": sorted(files)}
-        return Scan(tuple(files.values()), settings, lambda: _Reader(files, shown, images).table())
+        return Scan(tuple(files.values()), settings, lambda: _Reader(files, shown, images, self.faults).table())
 
     @classmethod
     def recognise(cls, path: Path) -> Recognised | None:
@@ -87,33 +93,45 @@ def _split(split: str, boxes: str, labels: set[str], folder: Path) -> dict[str, 
 class _Reader:
     """Reads one split's files into a table."""
 
-    def __init__(self, files: Mapping[str, Path], shown: list[str], images: Path) -> None:
-        self.files, self.folder = files, images
-        self.columns = {kind: read_columns(files[kind]) for kind in ("boxes", "labels") if kind in files}
-        self.names = _class_names(files["classes"]) if "classes" in files else {}
-        stems = by_stem(shown, images)
-        said = {ident for columns in self.columns.values() for ident in self._cells(columns, "ImageID", "boxes")}
+    def __init__(self, files: Mapping[str, Path], shown: list[str], images: Path, faults: Faults) -> None:
+        self.files, self.folder, self.faults = files, images, faults
+        read = {kind: read_columns(files[kind], faults) for kind in ("boxes", "labels") if kind in files}
+        self.columns = {kind: columns for kind, (columns, _) in read.items() if self._is_whole(kind, columns)}
+        self.numbers = {kind: numbers for kind, (_, numbers) in read.items()}
+        self.names: dict[str, str] = {}
+        if "classes" in files:
+            with faults.going_on("file-unreadable", Place(str(files["classes"]))):
+                self.names = _class_names(files["classes"])
+        stems = by_stem(shown, images, faults)
+        said = {ident for columns in self.columns.values() for ident in columns["ImageID"]}
         found = {Path(stem).name: file for stem, file in stems.items()}
         self.images = {ident: found[ident] for ident in sorted(said) if ident in found}
         self.absent = len(said) - len(self.images)
-        if not self.images:
+        if not self.images and len(self.columns) == len(read):
             raise DataError(f"none of the {len(said)} images of {files['boxes']} is in {images} (IMAGEID.jpg)")
 
-    def _cells(self, columns: Columns, name: str, kind: str) -> Sequence[str]:
-        if name not in columns:
-            raise DataError(f"{self.files[kind]}: no column '{name}'; known: {', '.join(columns)}")
-        return columns[name]
+    def _is_whole(self, kind: str, columns: Columns) -> bool:
+        lost = [name for name in _COLUMNS[kind] if name not in columns]
+        for name in lost:
+            reason = f"no column '{name}'; known: {', '.join(columns)}"
+            self.faults.tell("column-missing", Place(str(self.files[kind])), "", reason)
+        return not lost
+
+    def _place(self, kind: str, row: int) -> Place:
+        return Place(str(self.files[kind]), f"row {self.numbers[kind][row]}")
 
     def table(self) -> Table:
         index = {ident: k for k, ident in enumerate(self.images)}
         told = [f"{self.absent} images of the files are not in {self.folder}"] if self.absent else []
-        labels = self._cells(self.columns["boxes"], "LabelName", "boxes")
+        labels: Sequence[str] = self.columns.get("boxes", {}).get("LabelName", ())
         idents = sorted({*labels}, key=lambda ident: (self._name(ident), ident))
         idents += sorted((k for k in self.names if k not in {*labels}), key=self._name) if self.names else []
         names = tuple(dict.fromkeys(map(self._name, idents)))
         boxes = self._boxes(index, {ident: names.index(self._name(ident)) for ident in idents})
         sizes = np.full((len(index), 2), -1, dtype=np.int32)
-        columns, lost = boxes.columns(sizes, scaled=True)
+        columns, lost = boxes.columns(sizes, scaled=True, faults=self.faults)
+        for k, file in enumerate(self.images.values() if boxes.in_order else ()):
+            self.faults.placed(file, Place(str(self.folder / file)), boxes.in_order[k])
         verified, unsure = self._verified(index)
         told += [f"{unsure} labels that only a machine gave are left out"] if unsure else []
         tags = tuple(sorted({word for row in verified for word in row}))
@@ -136,15 +154,19 @@ class _Reader:
         return self.names.get(ident, ident)
 
     def _boxes(self, index: Mapping[str, int], place: Mapping[str, int]) -> Boxes:
-        boxes, columns = Boxes(), self.columns["boxes"]
-        images, labels = (self._cells(columns, name, "boxes") for name in ("ImageID", "LabelName"))
-        corners = [self._cells(columns, name, "boxes") for name in _CORNERS]
-        groups: Sequence[str] = columns.get("IsGroupOf", ["0"] * len(images))
-        for row, (image, label) in enumerate(zip(images, labels, strict=True)):
-            if image in index:
-                where = f"{self.files['boxes']}: row {row + 1}"
-                x0, y0, x1, y1 = (_share(column[row], where) for column in corners)
-                boxes.add(index[image], place[label], (x0, y0, x1, y1), where, crowd=groups[row] == "1")
+        boxes, columns = Boxes(), self.columns.get("boxes")
+        if columns is None:
+            return boxes
+        groups: Sequence[str] = columns.get("IsGroupOf", ["0"] * len(columns["ImageID"]))
+        for row, (image, label) in enumerate(zip(columns["ImageID"], columns["LabelName"], strict=True)):
+            if image not in index:
+                continue
+            where = self._place("boxes", row)
+            found = [self._share(columns[name][row], where, name) for name in _CORNERS]
+            x0, y0, x1, y1 = found
+            if x0 is None or y0 is None or x1 is None or y1 is None:
+                continue
+            boxes.add(index[image], place[label], (x0, y0, x1, y1), where, crowd=groups[row] == "1")
         return boxes
 
     def _verified(self, index: Mapping[str, int]) -> tuple[list[dict[str, int]], int]:
@@ -153,12 +175,14 @@ class _Reader:
         columns, unsure = self.columns.get("labels"), 0
         if columns is None:
             return rows, 0
-        images, labels, sure = (self._cells(columns, n, "labels") for n in ("ImageID", "LabelName", "Confidence"))
+        images, labels, sure = (columns[name] for name in _COLUMNS["labels"])
         sources: Sequence[str] = columns.get("Source", [""] * len(images))
         for row, (image, label) in enumerate(zip(images, labels, strict=True)):
             if image not in index:
                 continue
-            value = _share(sure[row], f"{self.files['labels']}: row {row + 1}")
+            value = self._share(sure[row], self._place("labels", row), "Confidence")
+            if value is None:
+                continue
             if value not in (0.0, 1.0) or sources[row] == _UNVERIFIED:
                 unsure += 1
                 continue
@@ -168,20 +192,21 @@ class _Reader:
                 rows[index[image]][self._name(label)] = int(LabelState.IGNORE)
         return rows, unsure
 
-
-def _share(text: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise DataError(f"{where}: expected a number from 0 to 1, got {text[:40]!r}") from None
-    if value > 1.05:
-        raise DataError(f"{where}: expected a number from 0 to 1, got {value:g}")
-    return value
+    def _share(self, text: str, place: Place, column: str) -> float | None:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.inf
+        if value <= 1.05 or math.isnan(value):
+            return value
+        shown = repr(text[:40]) if math.isinf(value) else f"{value:g}"
+        self.faults.tell("record-malformed", place, column, f"expected a number from 0 to 1, got {shown}")
+        return None
 
 
 def _class_names(path: Path) -> dict[str, str]:
     """Names by id, of a file with or without a header."""
-    columns = list(read_columns(path).items())
+    columns = list(read_columns(path)[0].items())
     if len(columns) < 2:
         raise DataError(f"{path}: expected two columns, a class's id and its name")
     rows = [(columns[0][0], columns[1][0]), *zip(columns[0][1], columns[1][1], strict=True)]

@@ -14,6 +14,7 @@ from unified.contracts.config import SplitConfig
 from unified.contracts.errors import DataError, suggestion
 from unified.contracts.recognition import Recognised, partners
 from unified.data.formats.columns import Columns, peek_columns, read_columns
+from unified.data.formats.flaw import Faults, Place
 from unified.data.formats.indexed import IndexedSource
 from unified.data.formats.record import said_of
 from unified.data.formats.store import Scan
@@ -52,7 +53,8 @@ class SheetDataset(IndexedSource):
         identity = (config.identity.boxes, None if config.identity.image == "views" else config.identity.image)
         settings: dict[str, Any] = {"format": "csv", "options": given, "fields": config.tags.fields}
         settings |= {"identity": identity, "side": side, "suffix": path.suffix}
-        return Scan((path,), settings, lambda: _Sheet(path, given, config.tags.fields, identity, side).table())
+        fields = config.tags.fields
+        return Scan((path,), settings, lambda: _Sheet(path, given, fields, identity, side, self.faults).table())
 
     @classmethod
     def recognise(cls, path: Path) -> Recognised | None:
@@ -129,32 +131,33 @@ class _Sheet:
         fields: Sequence[str],
         identity: tuple[str | None, str | None],
         side: str,
+        faults: Faults,
     ) -> None:
-        self.path, self.options, self.fields = path, options, tuple(fields)
-        self.columns = read_columns(path)
-        self.image = self._column("image", _IMAGE)
-        self.label = self._column("label", _LABEL, needed=False)
-        self.rows = self._rows(side)
+        self.path, self.options, self.fields, self.faults = path, options, tuple(fields), faults
+        self.columns, self.numbers = read_columns(path, faults)
+        self.label = self._column("label", _LABEL)
         self.box_identity, self.image_identity = (self._named(name) for name in identity)
+        self.tags = [self._named(field) for field in self.fields]
+        split, image = self._named(options.get("split")), self._column("image", _IMAGE)
+        if image is None:
+            known = f"known: {', '.join(self.columns)}; set options: {{image: COLUMN}}"
+            raise DataError(f"{path}: no column names the pictures; {known}")
+        self.image = image
+        self.rows = self._rows(side, split)
 
-    def _column(self, option: str, usual: Sequence[str], needed: bool = True) -> str | None:
+    def _column(self, option: str, usual: Sequence[str]) -> str | None:
         given = self.options.get(option)
-        found = self._named(given) if given is not None else _first(self.columns, usual)
-        if found is None and needed:
-            raise DataError(
-                f"{self.path}: no column names the pictures; known: {', '.join(self.columns)}; "
-                f"set options: {{{option}: COLUMN}}"
-            )
-        return found
+        return self._named(given) if given is not None else _first(self.columns, usual)
 
     def _named(self, name: str | None) -> str | None:
-        if name is not None and name not in self.columns and name != "category":
-            raise DataError(f"{self.path}: no column '{name}'{suggestion(str(name), self.columns)}")
-        return name
+        if name is None or name in self.columns or name == "category":
+            return name
+        reason = f"no column '{name}'{suggestion(str(name), self.columns)}"
+        self.faults.tell("column-missing", Place(str(self.path)), "", reason)
+        return None
 
-    def _rows(self, side: str) -> list[int]:
-        count = len(self.columns[str(self.image)])
-        column = self._named(self.options.get("split"))
+    def _rows(self, side: str, column: str | None) -> list[int]:
+        count = len(self.columns[self.image])
         if column is None:
             return list(range(count))
         rows = [k for k in range(count) if str(self.columns[column][k]).strip().lower() in _SPLIT_WORDS[side]]
@@ -162,14 +165,30 @@ class _Sheet:
             raise DataError(f"{self.path}: no row has {' or '.join(_SPLIT_WORDS[side])} in its column '{column}'")
         return rows
 
-    def _place(self, row: int) -> str:
-        return f"{self.path}: row {row + 1}"
+    def _place(self, row: int) -> Place:
+        return Place(str(self.path), f"row {self.numbers[row]}")
+
+    def _text(self, row: int, column: str) -> str:
+        """A cell as the text that CSV would hold; empty where there is nothing, or what is no text."""
+        value = self.columns[column][row]
+        if isinstance(value, bytes | list | dict):
+            what = "bytes" if isinstance(value, bytes) else "a list" if isinstance(value, list) else "a structure"
+            hint = "; pictures inside a table are not read, write them as files" if column == self.image else ""
+            self.faults.tell("record-malformed", self._place(row), column, f"expected a text, got {what}{hint}")
+            return ""
+        if _is_nothing(value):
+            return ""
+        whole = isinstance(value, float) and value.is_integer()  # pandas makes these of numbers among missing ones
+        return str(int(value) if whole else value).strip()
 
     def table(self) -> Table:
         files, image_of = self._images()
         boxes, words, identities = self._boxes(image_of)
         sizes = np.full((len(files), 2), -1, dtype=np.int32)
-        columns, told = boxes.columns(sizes, scaled=bool(self.options.get("normalised")))
+        columns, told = boxes.columns(sizes, scaled=bool(self.options.get("normalised")), faults=self.faults)
+        first = dict(zip(reversed(image_of), reversed(self.rows), strict=True))
+        for k, file in enumerate(files if boxes.in_order else ()):
+            self.faults.placed(file, self._place(first[k]), boxes.in_order[k])
         names, image_identity = self._identities(len(files), image_of)
         if self.box_identity == "category":
             identities, columns["box_identities"] = words, columns["labels"].copy()
@@ -189,14 +208,18 @@ class _Sheet:
         )
 
     def _images(self) -> tuple[list[str], list[int]]:
-        """The pictures in first-seen order, and the picture of every row."""
+        """The pictures in first-seen order, and the picture of every row; rows without one are no rows."""
         index: dict[str, int] = {}
-        image_of = []
+        image_of, rows = [], []
         for row in self.rows:
-            name = str(self.columns[str(self.image)][row] or "").strip().replace("\\", "/")
-            if not name:
-                raise DataError(f"{self._place(row)}: names no picture (column '{self.image}')")
-            image_of.append(index.setdefault(name, len(index)))
+            known = _is_nothing(self.columns[self.image][row])
+            name = self._text(row, self.image).replace("\\", "/")
+            if name:
+                rows.append(row)
+                image_of.append(index.setdefault(name, len(index)))
+            elif known:
+                self.faults.tell("record-malformed", self._place(row), self.image, "names no picture")
+        self.rows = rows
         if not index:
             raise DataError(f"{self.path} has no rows in it")
         return list(index), image_of
@@ -207,17 +230,19 @@ class _Sheet:
         if found is None or self.label is None:
             return boxes, (), ()
         names, extents = found
-        people_column = self.columns.get(self.box_identity or "", ())
         for row, image in zip(self.rows, image_of, strict=True):
             values = [self.columns[name][row] for name in names]
-            if all(value is None or value == "" for value in values):
+            if all(map(_is_nothing, values)):
                 continue
-            label = str(self.columns[self.label][row] or "").strip()
+            label = self._text(row, self.label)
             if not label:
-                raise DataError(f"{self._place(row)}: a box without a class (column '{self.label}')")
-            who = people_column[row] if people_column else None
-            person = -1 if who is None or who == "" else people.setdefault(str(who), len(people))
+                self.faults.tell("record-malformed", self._place(row), self.label, "a box without a class")
             corners = self._corners(row, names, values, extents)
+            if corners is None or not label:
+                continue
+            named = self.box_identity in self.columns
+            who = self._text(row, str(self.box_identity)) if named else ""
+            person = people.setdefault(who, len(people)) if who else -1
             boxes.add(image, classes.setdefault(label, len(classes)), corners, self._place(row), identity=person)
         order = sorted(classes)
         place = {classes[word]: k for k, word in enumerate(order)}
@@ -226,21 +251,31 @@ class _Sheet:
 
     def _corners(
         self, row: int, names: Sequence[str], values: Sequence[Any], extents: bool
-    ) -> tuple[float, float, float, float]:
-        try:
-            x0, y0, x1, y1 = (float(value) for value in values)
-        except (TypeError, ValueError):
-            shown = ", ".join(str(value)[:20] for value in values)
-            raise DataError(f"{self._place(row)}: {', '.join(names)} must be four numbers, got {shown}") from None
-        if self.options.get("normalised") and max(x0, y0, x1, y1) > 1.05:
-            raise DataError(f"{self._place(row)}: normalised boxes are shares, 0 to 1, got {max(x0, y0, x1, y1):g}")
+    ) -> tuple[float, float, float, float] | None:
+        found = []
+        for name, value in zip(names, values, strict=True):
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                shown = "nothing" if _is_nothing(value) else repr(str(value)[:20])
+                reason = f"{', '.join(names)} must be four numbers, got {shown}"
+                self.faults.tell("record-malformed", self._place(row), name, reason)
+                continue
+            if self.options.get("normalised") and number > 1.05:
+                reason = f"normalised boxes are shares, 0 to 1, got {number:g}"
+                self.faults.tell("record-malformed", self._place(row), name, reason)
+                continue
+            found.append(number)
+        if len(found) < 4:
+            return None
+        x0, y0, x1, y1 = found
         return (x0, y0, x0 + x1, y0 + y1) if extents else (x0, y0, x1, y1)
 
     def _tags(self, images: int, image_of: Sequence[int]) -> list[list[Said | None]]:
         """What each image's rows say in each field, taken together."""
         found: list[list[Said | None]] = [[None] * len(self.fields) for _ in range(images)]
         for k, field in enumerate(self.fields):
-            column = self.columns[str(self._named(field))]
+            column = self.columns.get(self.tags[k] or "", [None] * len(self.numbers))
             yes_no = _is_yes_no(column)
             for row, image in zip(self.rows, image_of, strict=True):
                 said = self._said(column[row], field, yes_no, row)
@@ -249,7 +284,10 @@ class _Sheet:
 
     def _said(self, value: Any, field: str, yes_no: bool, row: int) -> Said | None:
         text = value.strip() if isinstance(value, str) else value
-        if text is None or text == "":
+        if _is_nothing(text):
+            return None
+        if isinstance(text, bytes):
+            self.faults.tell("record-malformed", self._place(row), field, "expected tags, got bytes")
             return None
         if yes_no:
             return said_of(_YES_NO[str(text).lower()], field)
@@ -257,7 +295,8 @@ class _Sheet:
             try:
                 text = json.loads(text)
             except (ValueError, RecursionError):
-                raise DataError(f"{self._place(row)}: column '{field}' is no JSON list: {text[:60]}") from None
+                self.faults.tell("record-malformed", self._place(row), field, f"is no JSON list: {text[:60]}")
+                return None
         if isinstance(text, str):
             parts = text.split(str(self.options.get("separator", "|")))
             return listed(part.strip() for part in parts if part.strip())
@@ -265,18 +304,22 @@ class _Sheet:
 
     def _identities(self, images: int, image_of: Sequence[int]) -> tuple[tuple[str, ...], Any]:
         found: list[str | None] = [None] * images
-        column = self.columns.get(self.image_identity or "", ())
-        for row, image in zip(self.rows if column else (), image_of, strict=False):
-            value = column[row]
-            if value is None or value == "":
-                continue
-            if found[image] not in (None, str(value)):
-                raise DataError(
-                    f"{self._place(row)}: '{self.image_identity}' is {value}, an earlier row of the picture says "
-                    f"{found[image]}"
-                )
-            found[image] = str(value)
+        column = self.image_identity
+        if column is None or column not in self.columns:
+            return numbered(found)
+        for row, image in zip(self.rows, image_of, strict=True):
+            value = self._text(row, column)
+            if value and found[image] not in (None, value):
+                reason = f"'{column}' is {value}, an earlier row of the picture says {found[image]}"
+                self.faults.tell("identity-disagrees", self._place(row), column, reason)
+            elif value:
+                found[image] = value
         return numbered(found)
+
+
+def _is_nothing(value: Any) -> bool:
+    """An empty cell: of CSV, of Parquet, or of a table that pandas wrote."""
+    return value is None or value == "" or (isinstance(value, float) and value != value)
 
 
 def _together(first: Said | None, then: Said | None) -> Said | None:

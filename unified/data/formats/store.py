@@ -27,6 +27,7 @@ from typing import Any, Final
 import numpy as np
 
 from unified.contracts.errors import DataError
+from unified.data.formats.flaw import REFUSE, Collector, Faults
 from unified.data.formats.table import Table
 from unified.data.home import cache_home
 
@@ -49,14 +50,28 @@ class Scan:
     build: Callable[[], Table] = field(compare=False)
 
 
-def tabulate(scan: Scan) -> Table:
+def tabulate(scan: Scan, faults: Faults = REFUSE) -> Table:
     """The table of a scan: from memory, from the cache, or built and then kept. A cache is never in the way.
+
+    Where ``faults`` are collected the files are always read, unless somebody has looked through them already, and a
+    table is only kept if there are none.
 
     Raises:
         DataError: as the building does.
     """
     stamps = tuple(_stamp(path) for path in scan.files)
-    return _tabulated(_Key(stamps, _digest(scan.settings), scan))
+    key = _Key(stamps, _digest(scan.settings), scan)
+    if not isinstance(faults, Collector) or faults.documents:
+        return _tabulated(key)
+    return faults.table(key, lambda: _checked(key, faults))
+
+
+def _checked(key: _Key, faults: Collector) -> Table:
+    known = len(faults.found)
+    table = key.scan.build()
+    if len(faults.found) > known:
+        return table
+    return _tabulated(replace(key, scan=replace(key.scan, build=lambda: table)))
 
 
 @dataclass(frozen=True)

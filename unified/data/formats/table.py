@@ -6,16 +6,21 @@ Legend: N images, M boxes in the images' order, A tags, K box classes, F tag fie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unified.contracts.structures import LabelState
+from unified.data.formats.flaw import REFUSE, Faults, Place
 from unified.data.formats.strings import Strings
+
+EDGE: Final = 1.0  # pixels: what rounding may put over the edge of an image
+SLACK: Final = 0.01  # the same as a share of a side
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,14 +146,15 @@ class Boxes:
     ignore: list[bool] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
     identities: list[int] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)  # file and line, for remarks
+    places: list[Place] = field(default_factory=list)
+    in_order: list[list[Place]] = field(default_factory=list)  # of the boxes kept, by image
 
     def add(
         self,
         image: int,
         label: int,
         corners: tuple[float, float, float, float],
-        place: str,
+        place: Place,
         *,
         ignore: bool = False,
         crowd: bool = False,
@@ -163,7 +169,9 @@ class Boxes:
         self.identities.append(identity)
         self.places.append(place)
 
-    def columns(self, sizes: NDArray[np.int32], *, scaled: bool = False) -> tuple[dict[str, Any], list[str]]:
+    def columns(
+        self, sizes: NDArray[np.int32], *, scaled: bool = False, faults: Faults = REFUSE
+    ) -> tuple[dict[str, Any], list[str]]:
         """The box columns of a :class:`Table`, and a remark where boxes had to be left out."""
         image = np.array(self.images, dtype=np.int64)
         given = np.array(self.corners, dtype=np.float64).reshape(-1, 4)
@@ -182,10 +190,39 @@ class Boxes:
             "scaled": scaled,
         }
         lost = np.flatnonzero(~keep)
-        if not len(lost):
+        if faults.collecting:
+            self.in_order = [[self.places[k] for k in kept[low:high]] for low, high in itertools.pairwise(offsets)]
+            for k, fault, reason in doubtful(given, limits[image], SLACK if scaled else EDGE):
+                faults.doubt(fault, self.places[k], "box", reason)
+        if not len(lost) or faults.collecting:
             return columns, []
         reason = "boxes without area inside the picture or with impossible numbers are left out"
         return columns, [f"{len(lost)} {reason}, first {self.places[lost[0]]}"]
+
+
+def doubtful(corners: NDArray[np.float64], sizes: NDArray[Any], slack: float) -> Iterator[tuple[int, str, str]]:
+    """Boxes (M, 4) that can be no box of their pictures (M, 2: height, width; -1 unknown): row, fault and reason.
+
+    ``slack``: what may reach over an edge.
+    """
+    limit = np.where(sizes > 0, sizes, np.inf)[:, ::-1]
+    low, high = corners[:, :2], corners[:, 2:]
+    with np.errstate(invalid="ignore"):
+        over = np.maximum(-low, high - limit).max(axis=1, initial=-np.inf)
+        tests = {
+            "box-not-finite": (~np.isfinite(corners).all(axis=1), "holds a number that no picture has room for"),
+            "box-swapped": ((high < low).any(axis=1), "ends before it begins"),
+            "box-no-area": ((high <= low).any(axis=1), "has no area"),
+            "box-outside": (((low >= limit) | (high <= 0)).any(axis=1), "lies outside the image"),
+            "box-over-edge": (over > slack, "reaches over the edge"),
+        }
+    told = np.zeros(len(corners), dtype=np.bool_)
+    for fault, (where, reason) in tests.items():
+        for k in np.flatnonzero(where & ~told):
+            box = ", ".join(f"{x:.6g}" for x in corners[k])
+            size = f" of a {limit[k, 0]:g} x {limit[k, 1]:g} image" if sizes[k, 0] > 1 else ""
+            yield int(k), fault, f"corners [{box}]{size}: it {reason}"
+        told |= where
 
 
 def clipped(corners: NDArray[np.float64], sizes: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Final
 
@@ -15,6 +15,7 @@ from unified.contracts.config import SplitConfig
 from unified.contracts.errors import DataError
 from unified.contracts.recognition import Recognised
 from unified.contracts.structures import LabelState
+from unified.data.formats.flaw import Faults, Place
 from unified.data.formats.indexed import IndexedSource
 from unified.data.formats.listing import names_in, pictures, text_of
 from unified.data.formats.store import Scan
@@ -45,7 +46,7 @@ class YoloDataset(IndexedSource):
         missing = self.config.options.get("missing", "unlabelled")
         if missing not in ("unlabelled", "empty"):
             raise DataError(f"dataset '{self.name}': missing must be 'unlabelled' or 'empty', got {missing!r}")
-        names, points = self._said()
+        names, points = self._classes_said()
         shown = self._pictures(part, images)
         where = [self._labels(name, part, images) for name in shown]
         there = [path is not None for path in where]
@@ -57,7 +58,8 @@ class YoloDataset(IndexedSource):
         settings: dict[str, Any] = {"format": "yolo", "pictures": shown, "there": there, "names": names}
         settings |= {"missing": missing, "points": points}
         files = tuple(path for path in where if path is not None)
-        return Scan(files, settings, lambda: _table(shown, where, names, points, missing == "unlabelled"))
+        reader = _Reader(images, None if names is None else len(names), points, self.faults)
+        return Scan(files, settings, lambda: reader.table(shown, where, names or [], missing == "unlabelled"))
 
     def _folder(self, part: SplitConfig) -> Path:
         """Where a list stands in the place of the pictures' folder, it is the dataset's own."""
@@ -66,8 +68,11 @@ class YoloDataset(IndexedSource):
     def _pictures(self, part: SplitConfig, images: Path) -> list[str]:
         if not part.images.endswith(".txt"):
             return pictures(images)
-        listed = self.root / part.images
-        return [contained(listed.parent / line, images).relative_to(images).as_posix() for line in names_in(listed)]
+        listed, found = self.root / part.images, list[str]()
+        for k, line in enumerate(names_in(listed)):
+            with self.faults.going_on("file-name-hostile", Place(str(listed), f"picture {k + 1}")):
+                found.append(contained(listed.parent / line, images).relative_to(images).as_posix())
+        return found
 
     def _labels(self, name: str, part: SplitConfig, images: Path) -> Path | None:
         """The label file of a picture, if it is there."""
@@ -80,6 +85,17 @@ class YoloDataset(IndexedSource):
             choices.insert(0, self.root.joinpath(*own[:last], "labels", *own[last + 1 :]))
         found = next((path for path in choices if path.is_file()), None)
         return None if found is None else contained(found.name, found.parent)
+
+    def _classes_said(self) -> tuple[list[str] | None, int]:
+        """What :meth:`_said` finds; no classes where it is at fault, and faults are collected."""
+        with self.faults.going_on("classes-malformed", Place(str(self.root / self._names_file))):
+            return self._said()
+        return None, 0
+
+    @property
+    def _names_file(self) -> str:
+        given = self.config.options.get("names", "data.yaml")
+        return given if isinstance(given, str) else ""
 
     def _said(self) -> tuple[list[str], int]:
         """The classes' names, and how many numbers of key points stand behind a box (``kpt_shape``)."""
@@ -167,71 +183,90 @@ def _split(value: Any, root: Path, file: Path) -> str:
     return value
 
 
-def _table(
-    shown: Sequence[str], where: Sequence[Path | None], names: Sequence[str], points: int, silent: bool
-) -> Table:
-    boxes, told = Boxes(), []
-    for k, path in enumerate(where):
-        for place, label, corners in _objects(path, len(names), points) if path else ():
-            boxes.add(k, label, corners, place)
-    sizes = np.full((len(shown), 2), -1, dtype=np.int32)
-    columns, lost = boxes.columns(sizes, scaled=True)
-    bare = [k for k, path in enumerate(where) if path is None]
-    if bare and silent:
-        told.append(
-            f"{len(bare)} pictures have no label file, first {shown[bare[0]]}; they are unlabelled, not empty "
-            "(options: {missing: empty} if they hold nothing)"
+class _Reader:
+    """Reads label files into one table. ``classes``: how many there are; None: nobody knows."""
+
+    def __init__(self, images: Path, classes: int | None, points: int, faults: Faults) -> None:
+        self.images, self.classes, self.points, self.faults = images, classes, points, faults
+
+    def table(self, shown: Sequence[str], where: Sequence[Path | None], names: Sequence[str], silent: bool) -> Table:
+        boxes, told = Boxes(), []
+        for k, path in enumerate(where):
+            for place, label, corners in self._objects(path) if path else ():
+                boxes.add(k, label, corners, place)
+        sizes = np.full((len(shown), 2), -1, dtype=np.int32)
+        columns, lost = boxes.columns(sizes, scaled=True, faults=self.faults)
+        for k, name in enumerate(shown if boxes.in_order else ()):
+            self.faults.placed(name, Place(str(self.images / name)), boxes.in_order[k])
+        bare = [k for k, path in enumerate(where) if path is None]
+        if bare and silent:
+            told.append(
+                f"{len(bare)} pictures have no label file, first {shown[bare[0]]}; they are unlabelled, not empty "
+                "(options: {missing: empty} if they hold nothing)"
+            )
+        absent = dict.fromkeys(range(len(names)), int(LabelState.NEGATIVE))
+        marks = Marks.of({} if path is None else absent for path in where) if bare and silent else None
+        return Table(
+            files=Strings.of(shown),
+            image_ids=Strings.of(name.rpartition(".")[0] for name in shown),
+            sizes=sizes,
+            image_identity=np.full(len(shown), -1, dtype=np.int32),
+            field_known=np.zeros((len(shown), 0), dtype=np.bool_),
+            tag_marks=Marks.none(len(shown)),
+            categories=tuple(names),
+            class_marks=marks,
+            warnings=(*told, *lost),
+            **columns,
         )
-    absent = dict.fromkeys(range(len(names)), int(LabelState.NEGATIVE))
-    marks = Marks.of({} if path is None else absent for path in where) if bare and silent else None
-    return Table(
-        files=Strings.of(shown),
-        image_ids=Strings.of(name.rpartition(".")[0] for name in shown),
-        sizes=sizes,
-        image_identity=np.full(len(shown), -1, dtype=np.int32),
-        field_known=np.zeros((len(shown), 0), dtype=np.bool_),
-        tag_marks=Marks.none(len(shown)),
-        categories=tuple(names),
-        class_marks=marks,
-        warnings=(*told, *lost),
-        **columns,
-    )
+
+    def _objects(self, path: Path) -> Iterator[tuple[Place, int, Corners]]:
+        """Place, class and corners (shares) of every object of a label file."""
+        text = ""
+        with self.faults.going_on("file-unreadable", Place(str(path))):
+            text = text_of(path)
+        for number, line in enumerate(text.splitlines(), 1):
+            place = Place(str(path), f"line {number}")
+            if line.strip() and (numbers := self._numbers(line, place)) is not None:
+                label, values = numbers
+                known, fitting = self._known(label, place), self._are_shares(values, place)
+                if known and fitting:
+                    yield place, int(label), _corners(values)
+
+    def _numbers(self, line: str, place: Place) -> tuple[float, list[float]] | None:
+        try:
+            label, *values = (float(word) for word in line.split())
+        except ValueError:
+            reason = f"expected numbers, class x y w h, got {line.strip()[:60]!r}"
+            self.faults.tell("record-malformed", place, "", reason)
+            return None
+        if self.points and len(values) == 4 + self.points:
+            values = values[:4]
+        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+            reason = f"expected class x y w h, or class and a polygon, got {len(values) + 1} numbers"
+            self.faults.tell("record-malformed", place, "", reason)
+            return None
+        return label, values
+
+    def _known(self, label: float, place: Place) -> bool:
+        if not math.isfinite(label):
+            self.faults.tell("record-malformed", place, "class", f"expected a class, got {label}")
+        elif self.classes is not None and not (label.is_integer() and 0 <= label < self.classes):
+            reason = f"class {label:g} is none of the {self.classes} classes (they count from 0)"
+            self.faults.tell("class-unknown", place, "class", reason)
+        else:
+            return self.classes is not None
+        return False
+
+    def _are_shares(self, values: Sequence[float], place: Place) -> bool:
+        outside = [x for x in values if x > 1 + _SLACK]
+        if outside:
+            reason = f"expected shares of the picture, 0 to 1, got {outside[0]:g}; are these pixels?"
+            self.faults.tell("record-malformed", place, "box", reason)
+        return not outside
 
 
-def _objects(path: Path, classes: int, points: int) -> list[tuple[str, int, Corners]]:
-    """Place, class and corners (shares) of every object of a label file."""
-    found = []
-    for number, line in enumerate(text_of(path).splitlines(), 1):
-        if line.strip():
-            place = f"{path}:{number}"
-            label, values = _numbers(line, place, points)
-            if not (label.is_integer() and 0 <= label < classes):
-                raise DataError(f"{place}: class {label:g} is none of the {classes} classes (they count from 0)")
-            found.append((place, int(label), _corners(values, place)))
-    return found
-
-
-def _numbers(line: str, place: str, points: int) -> tuple[float, list[float]]:
-    try:
-        label, *values = (float(word) for word in line.split())
-    except ValueError:
-        raise DataError(f"{place}: expected numbers, class x y w h, got {line.strip()[:60]!r}") from None
-    if points and len(values) == 4 + points:
-        values = values[:4]
-    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-        raise DataError(f"{place}: expected class x y w h, or class and a polygon, got {len(values) + 1} numbers")
-    if not math.isfinite(label):
-        raise DataError(f"{place}: expected a class, got {label}")
-    return label, values
-
-
-def _corners(values: list[float], place: str) -> Corners:
+def _corners(values: Sequence[float]) -> Corners:
     if len(values) == 4:
         x, y, w, h = values
-        corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-    else:
-        corners = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
-    outside = [x for x in values if x > 1 + _SLACK]
-    if outside:
-        raise DataError(f"{place}: expected shares of the picture, 0 to 1, got {outside[0]:g}; are these pixels?")
-    return corners
+        return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])

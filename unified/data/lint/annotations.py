@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from unified.data.lint.boxes import Boxes, check_boxes, number
+from unified.data.lint.boxes import Boxes, are_numbers, check_boxes, number
 from unified.data.lint.categories import Classes
 from unified.data.lint.finding import Findings, shown
 from unified.data.lint.images import Images
@@ -101,7 +101,7 @@ def outline_fault(outline: Any) -> str:
     for polygon in outline:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             return f"a polygon needs three or more points x, y; got {shown(polygon)}"
-        if not all(number(x) is not None and not isinstance(x, str) for x in polygon):
+        if not are_numbers(polygon):
             return f"a polygon's coordinates must be finite numbers, got {shown(polygon)}"
     return ""
 
@@ -113,7 +113,7 @@ def _is_size(value: Any) -> bool:
 def _keypoints_fault(points: Any, record: Record) -> str:
     if not isinstance(points, list) or len(points) % 3:
         return f"must be triples x, y, visibility; got {shown(points)}"
-    if not all(number(x) is not None and not isinstance(x, str) for x in points):
+    if not are_numbers(points):
         return f"must be finite numbers, got {shown(points)}"
     if not all(x in (0, 1, 2) for x in points[2::3]):
         return "a visibility is neither 0 nor 1 nor 2"

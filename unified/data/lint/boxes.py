@@ -200,3 +200,12 @@ def number(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return found if -HUGE < found < HUGE else None
+
+
+def are_numbers(values: list[Any]) -> bool:
+    """Whether all of many values are numbers that a picture has room for; a file may hold millions of them."""
+    if not {*map(type, values)} <= {int, float}:
+        return False
+    if not values:
+        return True
+    return min(values) > -HUGE and max(values) < HUGE and not math.isnan(sum(values))

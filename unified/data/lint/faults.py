@@ -116,4 +116,39 @@ DATASETS: Final = {
     "near-duplicate": _warning("scores on val may be flattered; move it to one side"),
 }
 
-FAULTS: Final[dict[str, Fault]] = {**FILE, **IMAGES, **CATEGORIES, **ANNOTATIONS, **DATASETS}
+READERS: Final = {
+    "file-unreadable": _error(f"{_YOURS}: write the file again"),
+    "listed-twice": _error("name it once"),
+    "column-missing": _error("name a column that is there, or add it"),
+    "classes-malformed": _error("mend the list of classes"),
+    "class-unknown": _error("add the class, or mend the record"),
+    "record-malformed": _error("mend the record, or take it away"),
+    "pictures-alike": _error("rename one of them"),
+    "picture-without-class": _error("put it into a class's folder"),
+    "identity-disagrees": _error("mend one of the records"),
+}
+"""What the readers of formats other than COCO find in their own files."""
+
+FAULTS: Final[dict[str, Fault]] = {**FILE, **IMAGES, **CATEGORIES, **ANNOTATIONS, **DATASETS, **READERS}
+
+_GONE: Final = "mend it there, or train without the box by --no-lint"
+ELSEWHERE: Final[dict[str, str]] = {
+    "image-id-twice": "refused; rename one of the pictures",
+    "file-name-hostile": "refused; mend the name",
+    "file-name-twice": "refused; name it once",
+    "picture-missing": "refused; add the picture, or take the record away",
+    "picture-damaged": "refused; put a whole picture there, or take it away",
+    "picture-too-large": "refused; scale it down",
+    "size-impossible": "refused; mend the size, or take it away",
+    "size-disagrees": "refused; mend the size and the boxes, which are drawn on another picture",
+    "size-turned": "refused; annotate the upright picture",
+    "file-missing": "refused; add the file, or take its name from the list",
+    "box-not-finite": f"refused; {_GONE}",
+    "box-no-area": f"refused; {_GONE}",
+    "box-swapped": f"refused; {_GONE}",
+    "box-outside": f"refused; {_GONE}",
+    "box-over-edge": "refused; mend it there, or train on what is inside by --no-lint",
+    "box-twice": "both are learned",
+    "class-only-in-val": "refused; add it to train",
+}
+"""What is done about faults in formats other than COCO, of which --fix writes no copy."""

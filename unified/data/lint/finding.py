@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from unified.data.lint.faults import FAULTS
+from unified.data.formats.flaw import Place
+from unified.data.lint.faults import ELSEWHERE, FAULTS
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
@@ -42,10 +43,10 @@ class Findings:
         self._told: dict[Finding, None] = {}
         self.counts: Counter[tuple[str, str]] = Counter()  # by (file, fault), also of lines that were not kept
 
-    def add(self, fault: str, file: str, record: str, field: str, reason: str) -> None:
-        """Files one fault; its severity and what will be done are the catalogue's."""
+    def add(self, fault: str, file: str, record: str, field: str, reason: str, action: str = "") -> None:
+        """Files one fault; its severity and, if ``action`` says nothing else, what will be done are the catalogue's."""
         entry = FAULTS[fault]
-        finding = Finding(fault, entry.severity, file, record, field, reason, entry.action)
+        finding = Finding(fault, entry.severity, file, record, field, reason, action or entry.action)
         if finding in self._told:
             return
         self.counts[file, fault] += 1
@@ -72,6 +73,23 @@ class Findings:
     def refused(self) -> bool:
         """Whether training would refuse this data."""
         return self.number("error") > 0
+
+
+class Elsewhere(Findings):
+    """Files what is found in records laid out from another format under the places they were read from.
+
+    Args:
+        findings: where all of it goes.
+        places: by what the records are called.
+    """
+
+    def __init__(self, findings: Findings, places: Mapping[str, Place]) -> None:
+        self.findings, self.places = findings, places
+
+    def add(self, fault: str, file: str, record: str, field: str, reason: str, action: str = "") -> None:
+        found = self.places.get(record, Place(file, record))
+        where = "box" if field == "bbox" and record in self.places else field
+        self.findings.add(fault, found.file, found.record, where, reason, action or ELSEWHERE.get(fault, ""))
 
 
 def shown(value: Any, most: int = 60) -> str:

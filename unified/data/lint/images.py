@@ -35,7 +35,7 @@ def check_images(sheet: Sheet, findings: Findings) -> Images:
     first, twice = identify(rows, "image", sheet.file, findings)
     names = tuple(_file_name(sheet, k, findings) for k in range(len(rows)))
     _repeated(rows, names, sheet.file, findings)
-    sizes = np.array([_size(rows, k, sheet.file, findings) for k in range(len(rows))], dtype=np.float64)
+    sizes = np.array([_size(sheet, k, findings) for k in range(len(rows))], dtype=np.float64)
     return Images(first, frozenset(twice), names, sizes.reshape(-1, 2))
 
 
@@ -76,13 +76,14 @@ def _repeated(rows: Rows, names: tuple[str, ...], file: str, findings: Findings)
             findings.add("file-name-twice", file, rows.at(k), "file_name", f"{shown(name)} is also that of {other}")
 
 
-def _size(rows: Rows, k: int, file: str, findings: Findings) -> tuple[float, float]:
+def _size(sheet: Sheet, k: int, findings: Findings) -> tuple[float, float]:
+    rows, file = sheet.images, sheet.file
     record = rows.records[k]
     sides = record.get("width"), record.get("height")
     for key, side in zip(("width", "height"), sides, strict=True):
-        if side is None:
+        if side is None and sheet.native:
             findings.add("size-missing", file, rows.at(k), key, "is not told")
-        elif not is_side(side):
+        elif side is not None and not is_side(side):
             reason = f"must be a number of pixels, got {shown(side)}"
             findings.add("size-impossible", file, rows.at(k), key, reason)
     if not (is_side(sides[0]) and is_side(sides[1])):

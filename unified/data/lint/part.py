@@ -15,10 +15,12 @@ from unified.contracts.config import DatasetConfig, SplitConfig
 from unified.contracts.errors import DataError, UnifiedError
 from unified.contracts.protocols import datasets
 from unified.contracts.source import shown_path
+from unified.data.formats.flaw import Collector, Place
 from unified.data.lint.annotations import check_annotations
 from unified.data.lint.boxes import Boxes
 from unified.data.lint.categories import Classes, check_categories, told_unused
-from unified.data.lint.finding import Findings
+from unified.data.lint.faults import ELSEWHERE
+from unified.data.lint.finding import Elsewhere, Findings
 from unified.data.lint.images import Images, check_images
 from unified.data.lint.pictures import Depth, check_pictures
 from unified.data.lint.sheet import Sheet, lay_out, parse
@@ -27,6 +29,7 @@ from unified.data.lint.words import box_aliases
 from unified.data.location import locate
 from unified.data.source import Source, Split, open_source
 
+_OF_WORDS: Final = ("classes-malformed", "column-missing")  # faults that leave nothing to count
 SPLITS: Final[tuple[Split, ...]] = ("train", "val")
 
 
@@ -50,6 +53,7 @@ class Part:
     config: DatasetConfig
     examined: Examined
     source: Source | None = None  # None: it was not opened, or is refused
+    path: Path | None = None  # of a COCO file
 
     @property
     def file(self) -> str:
@@ -111,17 +115,35 @@ def read_parts(name: str, config: DatasetConfig, base: Path, file: str, depth: D
     if config.format != "coco":
         return _read_opened(name, config, base, file, depth, findings)
     parts = _read_coco(name, config, base, depth, file, findings)
-    if depth == "records":
+    refused = findings.refused_in(part.file for part in parts)
+    if depth == "records" and (refused or not parts):
         return parts
-    told = Findings() if findings.refused_in(part.file for part in parts) else findings  # else the reader's is one more
-    opened = {split: _open(name, config, split, base, file, told) for split in SPLITS if offers(config, split)}
+    told = Findings() if refused else findings  # else the reader's is one more
+    documents = {part.path: part.examined.sheet.document for part in parts if part.path}
+    opened = {
+        split: _open(name, config, split, base, file, told, Collector(documents))
+        for split in SPLITS
+        if offers(config, split)
+    }
     return [replace(part, source=opened.get(part.split)) for part in parts]
 
 
-def _open(name: str, config: DatasetConfig, split: Split, base: Path, file: str, findings: Findings) -> Source | None:
-    """The split as training opens it; None, and a finding, where that refuses it."""
+def _shown_file(place: Place) -> str:
+    return shown_path(Path(place.file)) if place.file else ""
+
+
+def _open(
+    name: str,
+    config: DatasetConfig,
+    split: Split,
+    base: Path,
+    file: str,
+    findings: Findings,
+    collector: Collector,
+) -> Source | None:
+    """The split as training opens it, but for what is at fault; None, and a finding, where nothing is left of it."""
     try:
-        return open_source(name, config, split, base)
+        return open_source(name, config, split, base, faults=collector)
     except UnifiedError as error:
         findings.add("reader", file, f"datasets.{name}", split, " ".join(str(error).split()))
         return None
@@ -132,15 +154,23 @@ def _read_opened(
 ) -> list[Part]:
     """Data sets of other formats, from the tables that their readers make of them."""
     parts: list[Part] = []
+    collector = Collector()
     for split in SPLITS:
-        if not offers(config, split) or (source := _open(name, config, split, base, file, findings)) is None:
+        source = _open(name, config, split, base, file, findings, collector) if offers(config, split) else None
+        for flaw in collector.found:
+            action = ELSEWHERE.get(flaw.fault, "")
+            findings.add(flaw.fault, _shown_file(flaw.place), flaw.place.record, flaw.field, flaw.reason, action)
+        if source is None:
             continue
         for remark in source.warnings if depth != "records" else ():  # training tells them itself
             findings.add("remark", file, f"datasets.{name}", split, remark.removeprefix(f"dataset '{name}': "))
-        sheet = sheet_of(source, f"{name}/{split}", whole=depth != "records")
+        sheet = sheet_of(source, f"{name}/{split}", depth != "records", collector.places)
         if sheet is not None:
-            examined = examine(sheet, depth, findings, box_aliases(config.aliases))
-            parts.append(Part(name, split, config, examined, source))
+            told = [each for rows in (sheet.images, sheet.annotations) for each in rows.places if each is not None]
+            places = {str(each): Place(_shown_file(each), each.record) for each in told}
+            examined = examine(sheet, depth, Elsewhere(findings, places), box_aliases(config.aliases))
+            vague = any(flaw.fault in _OF_WORDS for flaw in collector.found)
+            parts.append(Part(name, split, config, examined, None if vague else source))
     return parts
 
 
@@ -173,7 +203,7 @@ def _read_coco(name: str, config: DatasetConfig, base: Path, depth: Depth, file:
             continue
         examined = examine_document(document, shown_path(path), root / given.images, depth, findings, aliases)
         if examined is not None:
-            parts.append(Part(name, split, config, examined))
+            parts.append(Part(name, split, config, examined, path=path))
     return parts
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from unified.data.formats.flaw import Place
 from unified.data.lint.finding import Findings, place, shown
 
 Record = Mapping[str, Any]
@@ -23,12 +24,15 @@ class Rows:
     kind: str
     records: Sequence[Record]
     index: Sequence[int]
+    places: Sequence[Place | None] = ()  # of records laid out from another format, where it is known
 
     def __len__(self) -> int:
         return len(self.records)
 
     def at(self, k: int) -> str:
         """The place of the k-th record, in words."""
+        if self.places and (found := self.places[k]) is not None:
+            return str(found)
         return place(self.kind, self.index[k], self.records[k])
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from unified.data.home import cache_home
 
 from .farm import Progress, render_all
 from .level import level_named
@@ -36,14 +39,6 @@ COLUMNS: Final[tuple[str, ...]] = (
     "caption_offsets",
 )
 """The annotation files, `<column>.npy` each, beside `images.npy` and `meta.json`."""
-
-
-def default_root() -> Path:
-    """$UNIFIED_CACHE, else ~/.cache/unified; never a place that depends on the current folder."""
-    given = os.environ.get("UNIFIED_CACHE")
-    if given and not Path(given).is_absolute():
-        raise ValueError(f"UNIFIED_CACHE must be an absolute path, got {given!r}")
-    return Path(given) if given else Path.home() / ".cache" / "unified"
 
 
 class ShapesStore:
@@ -89,7 +84,7 @@ class ShapesStore:
     ) -> ShapesStore:
         """Open a split's first `count` scenes, rendering them into the cache when they are not there yet.
 
-        `root` is the cache folder (default: `default_root()`), `processes` how many render at once (default: every
+        `root` is the cache folder (default: `cache_home()`), `processes` how many render at once (default: every
         core), `progress` is called with (done, total) from time to time.  The cache does not depend on `processes`.
         A damaged or partial cache is rendered again.  Raises OSError when the cache folder cannot be written, and
         ValueError for a bad argument.
@@ -99,7 +94,7 @@ class ShapesStore:
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
         what = {"split": split, "count": count, "seed": seed, "level": level_named(level).name, "size": size}
-        base = Path(root).expanduser().absolute() if root is not None else default_root()
+        base = Path(root).expanduser().absolute() if root is not None else cache_home()
         folder = base / f"shapes-{split}-{level}-{size}-{count}-{_digest(what)}"
         for _ in range(3):
             if not intact(folder, what):
@@ -147,8 +142,9 @@ class _Strings:
 
 
 def _digest(what: dict[str, Any]) -> str:
-    """A short key over the renderer's version and every parameter."""
-    text = json.dumps({"version": VERSION, **what}, sort_keys=True)
+    """A short key over the renderer's version, every parameter and every number of the level."""
+    numbers = dataclasses.asdict(level_named(what["level"]))
+    text = json.dumps({"version": VERSION, **what, "numbers": numbers}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -167,7 +163,7 @@ def intact(folder: Path, what: dict[str, Any]) -> bool:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         return bool(meta["what"] == what and meta["sums"] == _checksum(folder))
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError):
         return False
 
 

@@ -55,3 +55,11 @@ class StagedBackbone(Backbone):
             x = modulate(f"trunk.s{stride}", x) if modulate else x
             maps.append(x)
         return Features(tuple(maps[-len(self.spec.levels) :]), self.spec.levels, self.spec.strides)
+
+    def by_depth(self) -> tuple[tuple[nn.Parameter, ...], ...]:
+        """The stem, then every stage with the attention behind it."""
+        behind = {name: tuple(block.parameters()) for name, block in self.attention.named_children()}
+        stages = [tuple(self.stem.parameters())]
+        for stride, stage in zip(self.strides, self.stages, strict=True):
+            stages.append((*stage.parameters(), *behind.get(f"p{int(math.log2(stride))}", ())))
+        return tuple(stage for stage in stages if stage)

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import timm
 import torch
-from timm.models import is_model_pretrained
+from timm.models import group_parameters, is_model_pretrained
 from torch import Tensor, nn
 
 from unified.contracts.errors import ConfigError, suggestion
@@ -69,6 +69,22 @@ class TimmBackbone(Backbone):
         maps = self._maps((images - self.mean) / self.std)
         return Features(maps, self.spec.levels, self.spec.strides)
 
+    def by_depth(self) -> tuple[tuple[nn.Parameter, ...], ...]:
+        """Blocks of a plain transformer by timm's own numbers; of all other models stages, a stem's norm with it."""
+        inner: Any = getattr(self.body, "model", None)
+        if hasattr(inner, "group_matcher"):
+            named = dict(inner.named_parameters())
+            numbered = group_parameters(inner, inner.group_matcher(coarse=False))
+            return tuple(tuple(named[name] for name in numbered[number]) for number in sorted(numbered))
+        stages: list[tuple[nn.Parameter, ...]] = []
+        for part in opened(self.body):
+            parameters = tuple(part.parameters())
+            if stages and all(parameter.ndim < 2 for parameter in parameters):
+                stages[-1] += parameters
+            else:
+                stages.append(parameters)
+        return tuple(stages)
+
     def _maps(self, images: Tensor) -> tuple[Tensor, ...]:
         every = self.body(images)
         maps = tuple(every[i] for i in self._indices)
@@ -120,6 +136,13 @@ class TimmBackbone(Backbone):
                 "train and predict with, or choose a model that takes any, such as convnext_tiny"
             )
         return ConfigError(f"timm model '{self.model}' cannot serve as a feature pyramid: {one_line(error)}")
+
+
+def opened(body: nn.Module) -> Iterator[nn.Module]:
+    """A network's children; one that is a row of stages gives way to them."""
+    for child in body.children():
+        stages = isinstance(child, nn.Sequential) and all(isinstance(part, nn.Sequential) for part in child)
+        yield from child.children() if stages and len(child) else [child]  # type: ignore[arg-type]
 
 
 def create(model: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two ranks on CPUs: the network of one process with the same batches, and runs that survive a rank's death."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sitting import ends_with, sit, small_config
+from tally import Tally
+
+from unified.contracts.config import RunConfig
+from unified.contracts.document import dump_run_config
+from unified.training.folder import RunFolder
+from unified.training.trainer import Trainer
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+# at a rate where rounding is not made visible by which points an object is assigned to
+SAME = ("optimizer=sgd", "warmup=0", "lr=0.0002", "model.norm.kind=group", "max_steps=20")
+
+RANK = """
+import os, signal, sys
+sys.path[:0] = [{root!r}, {here!r}]
+import unified
+from pathlib import Path
+from sitting import bare
+from unified.contracts.document import read_run_config
+from unified.training import run
+from unified.training.ranks import Ranks, restarts
+from unified.data.loader import TrainLoader
+place, out, dies, blind = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "blind"
+os.environ["UNIFIED_CACHE"] = str(place / "unified-cache")
+if blind:
+    def own(self, terms):
+        return {{(t, n): x.count.detach().float() * self.count for t, i in terms.items() for n, x in i.items()}}
+    Ranks.counts = own
+order = TrainLoader._order
+def told(self, turn, nth, augment, step):
+    found = order(self, turn, nth, augment, step)
+    with open(f"{{out}}-order-{{os.environ['RANK']}}", "a") as file:
+        file.write(f"{{step}} {{found.items}}\\n")
+    return found
+TrainLoader._order = told
+def die(trainer, step):
+    if step == dies and restarts() == 0 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+with bare(meddle=die):
+    run.train(read_run_config(place / "config.yaml"), place, out=out)
+"""
+
+
+def port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def ranks(place: Path, config: RunConfig, out: Path, dies: int = 0, how: str = "seeing", restarts: int = 0) -> str:
+    """Runs two ranks under torchrun; what they said, if they failed."""
+    (place / "config.yaml").write_text(dump_run_config(config))
+    (place / "rank.py").write_text(RANK.format(root=str(ROOT), here=str(HERE)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port()]
+    command += ["--max-restarts", str(restarts), str(place / "rank.py"), str(place), str(out), str(dies), how]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, cwd=place)
+    return "" if done.returncode == 0 else done.stderr[-2000:]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return dict(RunFolder.open(out).load("last").tensors["model"])
+
+
+def farthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a if a[name].numel())
+
+
+def test_two_ranks_are_one_process(tally: Tally, tmp_path: Path) -> None:
+    tally.begin("two ranks against one process", "20 steps, fp32, group norms: weights within 1e-6")
+    config, base = small_config(tmp_path, *SAME)
+    alone: list[tuple[int, tuple[tuple[int, int], ...]]] = []
+    begun: dict[str, torch.Tensor] = {}
+
+    def watch(trainer: Trainer, step: int) -> None:
+        begun.update({n: t.clone() for n, t in trainer.model.state_dict().items()} if step == 1 else {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        from unified.data.loader import TrainLoader
+
+        order = TrainLoader._order
+
+        def told(loader: TrainLoader, turn: object, nth: int, augment: object, step: int) -> object:
+            found = order(loader, turn, nth, augment, step)  # type: ignore[arg-type]
+            alone.append((step, found.items))
+            return found
+
+        patch.setattr(TrainLoader, "_order", told)
+        sit(config, base, tmp_path / "one", meddle=watch)
+    one = weights(tmp_path / "one")
+    fault = ranks(tmp_path, config, tmp_path / "two")
+    assert not fault, fault
+    apart, moved = farthest(one, weights(tmp_path / "two")), farthest(one, begun)
+    tally.add(apart <= 1e-6 < moved, f"weights differ by {apart:.2g}, and moved by {moved:.2g}")
+    tally.note(f"farthest {apart:.1g} apart; weights moved by up to {moved:.1g}")
+    rows = [Path(f"{tmp_path / 'two'}-order-{k}").read_text().splitlines() for k in (0, 1)]
+    halves = [(f"{step} {items[:2]}", f"{step} {items[2:]}") for step, items in alone]
+    tally.add([*zip(*rows, strict=True)] == halves, "the images of the steps are others, or in another order")
+    fault = ranks(tmp_path, config, tmp_path / "blind", how="blind")
+    assert not fault, fault
+    tally.control(1, int(farthest(one, weights(tmp_path / "blind")) > 1e-6), "normalised by each rank's own items")
+    tally.verdict()
+
+
+def test_a_lost_rank(tally: Tally, tmp_path: Path) -> None:
+    tally.begin("one of two ranks killed", "torchrun --max-restarts=1 goes on; every tensor of the end, to the bit")
+    config, _ = small_config(tmp_path, "max_steps=16", "save_every=4")
+    fault = ranks(tmp_path, config, tmp_path / "whole")
+    assert not fault, fault
+    digest, rng = ends_with(tmp_path / "whole"), random.Random(2)
+    for trial in range(tally.count(10, share=1)):
+        out, step = tmp_path / f"run-{trial}", rng.randint(2, 15)
+        fault = ranks(tmp_path, config, out, dies=step, restarts=1)
+        good = not fault and ends_with(out) == digest
+        tally.add(good, f"trial {trial}, killed at step {step}: {fault or 'the end differs'}")
+    fault = ranks(tmp_path, config, tmp_path / "blind", dies=9, restarts=0)
+    tally.control(1, int(bool(fault)), "without restarts")
+    tally.verdict()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data workers that die or stand still: an error in one line that names the image, and soon."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+from sitting import small_config
+from tally import Tally
+from torch.utils.data import DataLoader, Dataset
+
+from unified.contracts.config import AugmentConfig, PartConfig
+from unified.contracts.errors import DataError
+from unified.data.kitchen import process_context
+from unified.data.loader import TrainLoader
+from unified.data.mixing import Mixture
+from unified.data.schedule import make_schedule
+from unified.training.run import open_splits
+
+LIMIT = 10.0  # seconds
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
+    return open_splits(*small_config(tmp_path_factory.mktemp("workers"))).train
+
+
+def loader(mixture: Mixture) -> TrainLoader:
+    schedule = make_schedule(PartConfig(name="proportional"), {"shapes": 24.0}, mixture.serves, 0)
+    augment = AugmentConfig(mosaic=1.0)
+    return TrainLoader(
+        mixture, schedule=schedule, batch=4, size=64, augment=augment, seed=0, steps=100_000, workers=2, timeout=120
+    )
+
+
+def wounded(mixture: Mixture, number: int, timeout: float) -> tuple[str, float]:
+    """What is said after a worker got a signal, and after how many seconds."""
+    before, made = {child.pid for child in multiprocessing.active_children()}, loader(mixture)
+    stream = iter(made)
+    next(stream)
+    made._line.timeout = timeout  # only now: starting two interpreters takes a while
+    workers = sorted(c.pid for c in multiprocessing.active_children() if c.pid not in before and c.pid)
+    os.kill(workers[0], number)
+    start = time.monotonic()
+    try:
+        for _ in stream:
+            pass
+    except DataError as error:
+        return str(error), time.monotonic() - start
+    return "", time.monotonic() - start
+
+
+class Endless(Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return 1 << 30
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.zeros(4)
+
+
+def says_nothing(number: int, seconds: float) -> bool:
+    """Whether torch's plain loader is silent for so long, or names no image."""
+    before = {child.pid for child in multiprocessing.active_children()}
+    plain = DataLoader(Endless(), batch_size=4, num_workers=1, timeout=120, multiprocessing_context=process_context())
+    stream = iter(plain)
+    next(stream)
+    stream._timeout = seconds  # type: ignore[attr-defined]  # only now: starting an interpreter takes a while
+    (worker,) = [c.pid for c in multiprocessing.active_children() if c.pid not in before and c.pid]
+    os.kill(worker, number)
+    try:
+        for _ in range(100):
+            next(stream)
+    except (RuntimeError, OSError, EOFError) as error:
+        os.kill(worker, signal.SIGKILL) if number == signal.SIGSTOP else None
+        return "image" not in str(error)
+    return False
+
+
+def test_killed_workers(tally: Tally, mixture: Mixture) -> None:
+    tally.begin("data workers killed", "one of two; an error in 10 s that says where it was")
+    slowest = 0.0
+    for trial in range(tally.count(20, share=1)):
+        said, seconds = wounded(mixture, signal.SIGKILL, timeout=60)
+        slowest = max(slowest, seconds)
+        named = ("at image 'train-" in said or "between two batches" in said) and "\n" not in said
+        tally.add(named and seconds <= LIMIT, f"trial {trial}: {seconds:.1f} s, {said!r}")
+    tally.note(f"slowest {slowest:.1f} s")
+    tally.control(1, int(says_nothing(signal.SIGKILL, 1.0)), "torch's own loader names no image")
+    tally.verdict()
+
+
+def test_stopped_workers(tally: Tally, mixture: Mixture) -> None:
+    tally.begin("data workers stopped by SIGSTOP", "worker_timeout=2; an error in 10 s, and nobody is left behind")
+    for trial in range(tally.count(10, share=1)):
+        said, seconds = wounded(mixture, signal.SIGSTOP, timeout=2)
+        good = "gave no batch for" in said and "worker_timeout" in said and seconds <= LIMIT
+        tally.add(good, f"trial {trial}: {seconds:.1f} s, {said!r}")
+    tally.control(1, int(says_nothing(signal.SIGSTOP, 1.0)), "torch's own loader names no image")
+    tally.verdict()
+
+
+def test_signals_to_the_group_are_for_the_trainer(mixture: Mixture) -> None:
+    """Ctrl-C and a first SIGTERM leave workers at work: a step that is to be finished needs its data."""
+    before = {child.pid for child in multiprocessing.active_children()}
+    stream = iter(loader(mixture))
+    next(stream)
+    for pid in [c.pid for c in multiprocessing.active_children() if c.pid not in before and c.pid]:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    for _ in range(30):
+        next(stream)
+    stream.close()  # type: ignore[attr-defined]
