@@ -5,9 +5,12 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
+from unified.checkpoint import Checkpoint
 from unified.cli.display import Display, closing, metric_table
+from unified.training.folder import RunFolder
 from unified.training.monitor import DatasetPlan, EvaluationRecord, Plan, RunSummary, StepRecord
 
 
@@ -78,15 +81,14 @@ def test_an_evaluation_is_one_line_with_each_tasks_first_scores() -> None:
 
 def test_the_last_screen_names_numbers_places_and_commands(tmp_path: Path) -> None:
     (tmp_path / "plots").mkdir()
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "best").write_text("step-00000100")
+    RunFolder(tmp_path).save(100, Checkpoint({"ema": {"a": torch.zeros(1)}}, {}), best=True)
     console = Console(file=io.StringIO(), width=200)
     console.print(closing(RunSummary(tmp_path, {"det/AP50": 0.61}, 100, 3725.0, False)))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
     for part in (
         "0.6100",
         "1:02:05",
-        "checkpoints/step-00000100",
+        "checkpoints/step-00000100\n",
         "plots",
         f"unified-predict {tmp_path}",
         "--data your.yaml",

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -55,17 +54,11 @@ with bare(meddle=die):
 """
 
 
-def port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 def ranks(place: Path, config: RunConfig, out: Path, dies: int = 0, how: str = "seeing", restarts: int = 0) -> str:
     """Runs two ranks under torchrun; what they said, if they failed."""
     (place / "config.yaml").write_text(dump_run_config(config))
     (place / "rank.py").write_text(RANK.format(root=str(ROOT), here=str(HERE)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["--max-restarts", str(restarts), str(place / "rank.py"), str(place), str(out), str(dies), how]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, cwd=place)

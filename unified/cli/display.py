@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from unified.training.folder import RunFolder
 from unified.training.monitor import EvaluationRecord, Monitor, Plan, RunSummary, StepRecord
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal to draw on
@@ -166,23 +167,17 @@ def closing(summary: RunSummary) -> RenderableType:
 def _where(folder: Path) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style=_SOFT)
-    places = (
-        ("run", ""),
-        ("report", "report.html"),
-        ("best checkpoint", "checkpoints/best"),
-        ("plots", "plots"),
-        ("log", "log.jsonl"),
-    )
-    for name, part in places:
-        path = folder / part
-        if path.exists():
-            table.add_row(name, Text(str(_best(path) if name == "best checkpoint" else path), overflow="fold"))
+    places = {
+        "run": folder,
+        "report": folder / "report.html",
+        "best checkpoint": RunFolder(folder).pointed("best"),
+        "plots": folder / "plots",
+        "log": folder / "log.jsonl",
+    }
+    for name, path in places.items():
+        if path and path.exists():
+            table.add_row(name, Text(str(path), overflow="fold"))
     return table
-
-
-def _best(pointer: Path) -> Path:
-    """The checkpoint a pointer file names."""
-    return pointer.parent / pointer.read_text().strip() if pointer.is_file() else pointer
 
 
 def _next(summary: RunSummary) -> Text:

@@ -52,10 +52,17 @@ class Watch:
         """The error of workers that ended without a word."""
         found = _PIDS.search(str(error))
         told = [int(pid) for pid in found[1].split(",") if pid.strip()] if found else []
-        pids = told or [pid for pid in self._pids() if _gone(pid)]
+        pids = told or self._fallen()
         reason = (str(error).splitlines() or ["one ended while it sent a batch"])[0]
         held = "; ".join(self._held(sources, pids)) or reason
         return DataError(f"a data worker died: {held}; {_ADVICE}")
+
+    def _fallen(self, patience: float = 2.0) -> list[int]:
+        """Workers that are no more. One that broke a connection may take a moment to be gone."""
+        end = time.monotonic() + patience
+        while not (gone := [pid for pid in self._pids() if _gone(pid)]) and time.monotonic() < end:
+            time.sleep(0.02)
+        return gone
 
     def hangs(self, seconds: float, sources: Mapping[str, Source]) -> DataError:
         """The error of workers that say nothing for so long; they are killed, or nobody could wait for their end."""

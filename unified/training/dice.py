@@ -43,9 +43,9 @@ def laid_down(states: Mapping[str, Tensor], device: torch.device) -> None:
     """
     try:
         if "torch" in states:
-            torch.set_rng_state(states["torch"].contiguous())
+            torch.set_rng_state(states["torch"].clone())  # a row of a larger tensor is read from the wrong place
         if "cuda" in states and device.type == "cuda":
-            torch.cuda.set_rng_state(states["cuda"].contiguous(), device)
+            torch.cuda.set_rng_state(states["cuda"].clone(), device)
         if "numpy" in states:
             _to_numpy(states["numpy"])
         if "python" in states:

@@ -94,3 +94,18 @@ def restarts() -> int:
 def may_restart() -> bool:
     """Whether torchrun will start the run anew should a rank be lost."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
+def meet_anew(cpu: bool) -> None:
+    """Brings the ranks of a run together that torchrun has started anew.
+
+    torchrun's store still holds the addresses of the ranks that were lost, and who is quick calls there. So what is
+    said after a restart stands under names of its own.
+    """
+    if not restarts() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or distributed.is_initialized():
+        return
+    ranks, host, port = (os.environ[name] for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    store = distributed.TCPStore(host, int(port), int(ranks), is_master=False)  # type: ignore[attr-defined]
+    named = distributed.PrefixStore(f"restart-{restarts()}", store)  # type: ignore[attr-defined]
+    backend = "gloo" if cpu else "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend, store=named, rank=int(os.environ["RANK"]), world_size=int(ranks))

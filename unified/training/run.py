@@ -41,7 +41,7 @@ from unified.training.joint import JointModel
 from unified.training.listeners import Together, listeners
 from unified.training.monitor import DatasetPlan, Monitor, Plan, RunSummary
 from unified.training.page.story import Story
-from unified.training.ranks import Ranks, restarts
+from unified.training.ranks import Ranks, meet_anew, restarts
 from unified.training.report import report
 from unified.training.resumption import restarted, resumed, surroundings
 from unified.training.scheduling import scheduled, together
@@ -81,6 +81,7 @@ def make_accelerator(config: RunConfig) -> tuple[Accelerator, Hardware]:
     if hardware.device.type == "cpu":
         leave_a_core()
     AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)  # runs may follow one another
+    meet_anew(cpu=hardware.device.type == "cpu")
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(hardware.precision, hardware.precision),
         cpu=hardware.device.type == "cpu",
