@@ -115,7 +115,8 @@ def test_signals_to_the_group_are_for_the_trainer(mixture: Mixture) -> None:
     """Ctrl-C and a first SIGTERM leave workers at work: a step that is to be finished needs its data."""
     before = {child.pid for child in multiprocessing.active_children()}
     stream = iter(loader(mixture))
-    next(stream)
+    for _ in range(2):  # one batch of each worker: both have begun
+        next(stream)
     for pid in [c.pid for c in multiprocessing.active_children() if c.pid not in before and c.pid]:
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
