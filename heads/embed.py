@@ -17,10 +17,12 @@ from unified.model.layers.conv import Conv
 class EmbedHead(Head):
     """Fuses all levels on the finest one, where small objects still show their pattern and colours.
 
-    Each level is reduced by a 1x1 convolution, enlarged to the finest level and summed; a 3x3 convolution mixes the
-    sum. From it a 1x1 convolution makes the dense map, and the mean and the maximum over all positions the image
-    vector. Coarser levels start with a gain of zero: what tells identities apart is learned faster from the finest
-    level first, and the others join as far as they help.
+    Each level is reduced by a 1x1 convolution; from the coarsest on, the sum so far is enlarged to the next level's
+    size and added to it. A depthwise-separable 3x3 convolution mixes the result: on the finest level, the dearest
+    there is, it takes an eighth of the multiplications of a full one and tells identities apart as well. From it a 1x1
+    convolution makes the dense map, and the mean and the maximum over all positions the image vector. Coarser levels
+    start with a gain of zero: what tells identities apart is learned faster from the finest level first, and the
+    others join as far as they help.
 
     Sites: ``pre.map`` (width) and ``post.map`` (outputs) around the dense map's convolution, ``pre.image`` (2 * width)
     and ``post.image`` (outputs) around the image vector's.
@@ -35,16 +37,16 @@ class EmbedHead(Head):
 
     def __init__(self, spec: FeatureSpec, outputs: int, *, width: int = 48) -> None:
         super().__init__()
-        self.finest = min(range(len(spec.strides)), key=lambda level: spec.strides[level])
-        self.stride = spec.strides[self.finest]
+        self.order = sorted(range(len(spec.strides)), key=lambda level: -spec.strides[level])  # the coarsest first
+        self.stride = min(spec.strides)
         self.levels = spec.levels
         self.sites = {"pre.map": width, "post.map": outputs, "pre.image": 2 * width, "post.image": outputs}
         self.reduce = nn.ModuleList(Conv(channels, width, act=False) for channels in spec.channels)
-        self.fuse = Conv(width, width, kernel=3)
+        self.fuse = nn.Sequential(Conv(width, width, kernel=3, groups=width, act=False), Conv(width, width))
         self.to_map = nn.Conv2d(width, outputs, kernel_size=1)
         self.to_image = nn.Linear(2 * width, outputs)
         for level, conv in enumerate(self.reduce):
-            nn.init.constant_(conv.norm.weight, float(level == self.finest))  # type: ignore[union-attr,arg-type]
+            nn.init.constant_(conv.norm.weight, float(level == self.order[-1]))  # type: ignore[union-attr,arg-type]
 
     def forward(self, features: Features, modulate: Modulate) -> EmbeddingOutput:
         fused = self.fuse(F.silu(self._sum_levels(features.maps)))  # (B, width, H, W)
@@ -67,10 +69,10 @@ class EmbedHead(Head):
         return Neighbours(after=(Port(last),)) if kind == "pre" else Neighbours(before=Port(last))
 
     def _sum_levels(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """Every level at the finest one's size: (B, width, H, W)."""
-        size = maps[self.finest].shape[-2:]
-        total = self.reduce[self.finest](maps[self.finest])
-        for level, (reduce, x) in enumerate(zip(self.reduce, maps, strict=True)):
-            if level != self.finest:
-                total = total + F.interpolate(reduce(x), size=size, mode="nearest")
-        return total  # type: ignore[no-any-return]
+        """Every level, enlarged to the finest one's size: (B, width, H, W)."""
+        coarsest, *finer = self.order
+        total: Tensor = self.reduce[coarsest](maps[coarsest])
+        for level in finer:
+            x = self.reduce[level](maps[level])
+            total = x + F.interpolate(total, size=x.shape[-2:], mode="nearest")
+        return total
