@@ -82,7 +82,7 @@ def define_operators() -> None:
 
 
 class _MendingLoader(importlib.abc.Loader):
-    """Runs the package's own loader, then tells its box operators that nms is there."""
+    """Defines nms, runs the package's own loader, then tells its box operators that nms is there."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -91,23 +91,22 @@ class _MendingLoader(importlib.abc.Loader):
         return self._loader.create_module(spec)  # type: ignore[no-any-return]
 
     def exec_module(self, module: ModuleType) -> None:
+        define_operators()
         self._loader.exec_module(module)
         module.ops.boxes._assert_has_ops = lambda: None
 
 
 class TorchvisionFinder(importlib.abc.MetaPathFinder):
-    """Stands in front of the import of torchvision, once."""
+    """Stands in front of the import of torchvision; whoever only asks whether it is there may ask often."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if name != "torchvision":
             return None
-        sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is None or spec.origin is None or compiled_operators_load(Path(spec.origin).parent):
             return spec
-        define_operators()
         spec.loader = _MendingLoader(spec.loader)
         return spec
 

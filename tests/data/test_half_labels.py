@@ -5,7 +5,12 @@ A has every second picture and boxes of half of the classes, B the other picture
 is compared with training on files that hold every label, of which the same half is masked, and with the control: A and
 B said to be labelled in full, so that what nobody marked counts as background.
 
-The same on photographs, by the real trainer (an hour on two cores; UNIFIED_HALF_STEPS makes it shorter):
+The first two are one and the same training, bit for bit, as long as both compute with the same number of threads: with
+another number sums are rounded differently, and after some hundred steps the networks are as far apart as with two
+seeds. So one thread is what all of them have here.
+
+The same on photographs, by the real trainer, with several seeds (a quarter of an hour on two quiet cores;
+UNIFIED_HALF_STEPS and UNIFIED_HALF_SEEDS change that):
     pytest -m slow -s tests/data/test_half_labels.py
 """
 
@@ -25,17 +30,21 @@ from unified.tasks.detection import DetectionTask
 
 from unified.contracts.config import AugmentConfig, DataConfig, PartConfig
 from unified.contracts.document import load_run_config
+from unified.contracts.protocols import heads
 from unified.contracts.structures import Batch, Features, FeatureSpec, Prediction
 from unified.data.mixing import EvalLoader, Mixture, TrainLoader, open_mixture
 from unified.data.schedule import make_schedule
 from unified.data.shapes.export import write_coco
 from unified.model.layers.conv import Conv
+from unified.training.folder import RunFolder
+from unified.training.monitor import RunSummary
 from unified.training.run import train
 
 ENOUGH = 0.97  # of the AP that all labels, masked equally, lead to
 WAYS = {"masked": ("whole", True), "halves": ("half", True), "background": ("half", False)}  # files, claim told truly
 LIGHT = ("red", "orange", "pink", "yellow", "white")
 SIZE, PICTURES, STEPS, BATCH = 64, 256, 320, 8
+OPTIONS: dict[str, dict[str, Any]] = {"detect_anchor": {"anchors": [[[8, 8], [16, 16], [32, 32]]]}}  # of heads
 SEEDS = {"masked": (0,), "halves": (0, 1), "background": (0, 1)}  # one seed alone may be kind to the control
 
 
@@ -172,30 +181,82 @@ def test_two_halves_teach_what_all_labels_masked_equally_teach(tmp_path: Path, o
             scores.setdefault(way, []).append(learner.score(truth))
     print(scores)
     assert scores["masked"][0] > 0.1  # something was learned
-    assert scores["halves"][0] >= ENOUGH * scores["masked"][0]
+    assert scores["halves"][0] == scores["masked"][0]  # ENOUGH of it, and more: the same to the last digit
     assert sum(scores["background"]) < ENOUGH * sum(scores["halves"])  # the control
 
 
-@pytest.mark.slow
-def test_the_same_on_photographs(tmp_path: Path, shared: Path) -> None:
-    folder, steps = shared / "data" / "fod", os.environ.get("UNIFIED_HALF_STEPS", "3000")
+@pytest.mark.parametrize("head", ["detect_free", "detect_anchor", "detr"])
+def test_a_masked_label_costs_what_no_label_costs(tmp_path: Path, one_thread: None, head: str) -> None:
+    """Losses and gradients of one batch, of every kind of detector; as background the same boxes are missed."""
+    images, classes = tmp_path / "shapes", {"a": ("light",), "b": ("dark",)}
+    write_coco(images, train=16, val=1, level="easy", size=SIZE)
+    split_in_halves(tmp_path, by_shade(images / "annotations" / "instances_train.json"), classes)
+    found: dict[str, list[Tensor]] = {}
+    for way in WAYS:
+        config = DataConfig.model_validate(data_of(way, classes, tmp_path, images))
+        mixture = open_mixture(config, {"det": "boxes"}, split="train", size=SIZE, base=tmp_path)
+        task = DetectionTask("det", mixture.vocabulary)
+        torch.manual_seed(0)
+        network = nn.ModuleList(
+            [trunk := Trunk(), made := heads.get(head)(Trunk.spec, task.outputs, **OPTIONS.get(head, {}))]
+        )
+        given: dict[str, Any] = {"augment": AugmentConfig(), "seed": 0, "steps": 2, "ahead": False}
+        schedule = make_schedule(PartConfig(name="round_robin"), {"a": 1.0, "b": 1.0}, mixture.serves)
+        for batch in TrainLoader(mixture, schedule=schedule, batch=8, size=SIZE, **given):
+            terms = task.loss(made(trunk(batch.images), lambda _, x: x), batch).values()
+            torch.stack([term.weight * term.sum / term.count.clamp(min=1) for term in terms]).sum().backward()
+        found[way] = [weight.grad for weight in network.parameters() if weight.grad is not None]
+    assert len(found["masked"]) > 10
+    assert all(torch.equal(*pair) for pair in zip(found["masked"], found["halves"], strict=True))
+    assert not all(torch.equal(*pair) for pair in zip(found["masked"], found["background"], strict=True))
+
+
+def trained(way: str, folder: Path, seed: int, steps: str) -> RunSummary:
+    """A run of the real trainer on the files in ``folder``."""
+    given = {"max_steps": steps, "max_minutes": "null", "evaluate_every": "1", "workers": "0", "size": "128"}
+    overrides = [f"{key}={value}" for key, value in {**given, "precision": "fp32", "seed": str(seed)}.items()]
+    config, base = load_run_config(
+        model="unified-n", data=str(folder / f"{way}.yaml"), tasks=("det",), recipe="fod", overrides=overrides
+    )
+    return train(config, base, folder / f"run-{way}-{seed}-{steps}")
+
+
+def photographs(folder: Path, out: Path) -> None:
+    """Data files of all ways to train on FOD."""
     whole = json.loads((folder / "annotations" / "instances_train.json").read_text())
     names = [category["name"] for category in whole["categories"]]
     halves = {"a": names[::2], "b": names[1::2]}
-    split_in_halves(tmp_path, whole, halves)
-    (tmp_path / "val.json").write_bytes((folder / "annotations" / "instances_val.json").read_bytes())
-    scores = {}
+    split_in_halves(out, whole, halves)
+    (out / "val.json").write_bytes((folder / "annotations" / "instances_val.json").read_bytes())
     for way in WAYS:
-        data = data_of(way, halves, tmp_path, folder)
+        data = data_of(way, halves, out, folder)
         for dataset in data["datasets"].values():
             for part in ("train", "val"):
                 dataset.get(part, {}).update({"images": "images"} if part in dataset else {})
-        (tmp_path / f"{way}.yaml").write_text(json.dumps(data))  # JSON is YAML
-        overrides = [f"max_steps={steps}", "max_minutes=null", "evaluate_every=1", "workers=0"]
-        config, base = load_run_config(
-            model="unified-n", data=str(tmp_path / f"{way}.yaml"), tasks=("det",), recipe="fod", overrides=overrides
-        )
-        scores[way] = train(config, base, tmp_path / f"run-{way}").metrics["det/AP"]
-        print(f"{way}: AP {scores[way]:.4f}", flush=True)
-    assert scores["halves"] >= ENOUGH * scores["masked"]
-    assert scores["background"] < ENOUGH * scores["masked"]
+        (out / f"{way}.yaml").write_text(json.dumps(data))  # JSON is YAML
+
+
+@pytest.mark.slow
+def test_photographs_masked_and_halved_are_one_training(tmp_path: Path, shared: Path, one_thread: None) -> None:
+    photographs(shared / "data" / "fod", tmp_path)
+    ends = []
+    for way in WAYS:
+        folder = RunFolder.open(trained(way, tmp_path, 0, "30").folder)
+        ends.append(folder.load("last").tensors["model"])
+    masked, halves, background = ends
+    assert all(torch.equal(halves[name], weight) for name, weight in masked.items())
+    assert not all(torch.equal(background[name], weight) for name, weight in masked.items())
+
+
+@pytest.mark.slow
+def test_the_same_on_photographs(tmp_path: Path, shared: Path, one_thread: None) -> None:
+    """The halves stand for the masked labels, too: see the test above."""
+    photographs(shared / "data" / "fod", tmp_path)
+    steps, seeds = os.environ.get("UNIFIED_HALF_STEPS", "1200"), int(os.environ.get("UNIFIED_HALF_SEEDS", "2"))
+    scores: dict[str, list[float]] = {"halves": [], "background": []}
+    for seed in range(seeds):
+        for way, found in scores.items():
+            found.append(trained(way, tmp_path, seed, steps).metrics["det/AP"])
+            print(f"{way}, seed {seed}: AP {found[-1]:.4f}", flush=True)
+    assert min(scores["halves"]) > 0.05  # something was learned
+    assert sum(scores["background"]) < ENOUGH * sum(scores["halves"])  # the control

@@ -46,7 +46,7 @@ def check(folder: Path, number: int, timeout: float) -> str:
 
 
 def test_mutated_pictures_are_read_or_refused(tmp_path: Path) -> None:
-    print(check(tmp_path, 3_000, 120))
+    print(check(tmp_path, 10_000, 600))
 
 
 @pytest.mark.reliability

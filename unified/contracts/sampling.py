@@ -19,7 +19,9 @@ def sample(maps: Tensor, image: Tensor, cells_xy: Tensor) -> Tensor:
     """Bilinear values of maps (B, C, H, W) at cells_xy (N, S, 2) of images (N,) -> (N, S, C) float32; edges repeat."""
     height, width = maps.shape[-2:]
     rows = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).float()  # (B * H * W, C)
-    limit = cells_xy.new_tensor([width - 1, height - 1])
+    # Not new_tensor, which a graph traced for any size would keep as it was for the example's size.
+    last = {"dtype": cells_xy.dtype, "device": maps.device}
+    limit = torch.stack([torch.full((), side - 1, **last) for side in (width, height)])  # type: ignore[call-overload]
     cells = torch.minimum(cells_xy.clamp(min=0), limit)
     low = cells.floor()
     high = torch.minimum(low + 1, limit)

@@ -53,7 +53,7 @@ def convert(name: str, config: DatasetConfig, base: Path, out: Path, pictures: P
     done = Converted(out / "data.yaml")
     parts = {split: _write_split(source, split, out, pictures, done) for split, source in sources.items()}
     first = next(iter(sources.values()))
-    done.file.write_text(dump_yaml({"datasets": {name: _dataset(config, first, parts)}}), encoding="utf-8")
+    done.file.write_text(dump_yaml({"datasets": {name: as_coco(config, first, parts)}}), encoding="utf-8")
     named = [part for split in splits if (part := getattr(config, split)) is not None]
     if any(part.panoptic or part.captions or part.keypoints for part in named):
         done.remarks.append("key points, captions and panoptic segments are not carried over")
@@ -74,8 +74,8 @@ def _check_out(out: Path, roots: list[Path]) -> None:
             raise DataError(f"--out {out}: lies in the dataset's own folder {root}; choose a folder outside of it")
 
 
-def _dataset(config: DatasetConfig, source: Source, parts: Mapping[Split, dict[str, str]]) -> dict[str, Any]:
-    """The dataset as the data file holds it."""
+def as_coco(config: DatasetConfig, source: Source, parts: Mapping[Split, dict[str, str]]) -> dict[str, Any]:
+    """The dataset as a data file holds it once its splits are COCO files."""
     own = [k for k, tag in enumerate(source.tag_classes or [-1] * len(source.vocabulary.tags)) if tag < 0]
     identity: dict[str, str] = {}
     if source.vocabulary.identities:
@@ -107,7 +107,7 @@ def _write_split(source: Source, split: str, out: Path, pictures: Pictures, done
             found = _read(source, index, out / split if moved else None, done)
             if found is not None:
                 image, annotations = found
-                images.append({"id": len(images) + 1, **image, **_said(source, annotations)})
+                images.append({"id": len(images) + 1, **image, **said_of(source, annotations)})
                 _write_objects(text, source, annotations, len(images), done, split)
         text.write('],\n"images": ')
         json.dump(images, text)
@@ -148,7 +148,7 @@ def _drawn(source: Source, index: int, folder: Path) -> tuple[dict[str, Any], An
     return {"file_name": name, **size}, sample.annotations
 
 
-def _said(source: Source, found: Annotations) -> dict[str, Any]:
+def said_of(source: Source, found: Annotations) -> dict[str, Any]:
     """What an image's record holds beside its picture: tags, identity, and which classes were looked for."""
     record: dict[str, Any] = {}
     own = source.tag_classes or (-1,) * len(source.vocabulary.tags)

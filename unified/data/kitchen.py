@@ -22,7 +22,7 @@ from unified.contracts.structures import Batch, Sample
 from unified.data.collate import PackedBatch, pack
 from unified.data.larder import Larder
 from unified.data.spoilage import Spoilage, Spoiled
-from unified.data.watch import Watch, stand_by
+from unified.data.watch import Watch, sheltered, stand_by
 
 if TYPE_CHECKING:
     from unified.data.mixing import Mixture
@@ -134,7 +134,9 @@ class Line:
             generator=torch.Generator(),  # for the workers' seeds: the run's own dice stay untouched
             pin_memory=torch.cuda.is_available(),
         )
-        made, waited = iter(loader), 0.0
+        with sheltered():
+            start_server(context)
+            made, waited = iter(loader), 0.0
         with watch.alarm(lambda: self.timeout + 2 * glance) as waiting:
             while True:
                 try:
@@ -177,6 +179,14 @@ def process_context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["unified", "unified.data.mixing"])
     return context
+
+
+def start_server(context: BaseContext) -> None:
+    """Starts the server that forks workers, where there is one: they inherit the signals that are blocked here."""
+    if context.get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
 
 
 def _in_thread(kitchen: Kitchen, orders: Iterable[Order]) -> Generator[PackedBatch | Failure, None, None]:

@@ -7,6 +7,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -158,6 +159,7 @@ class EvalLoader:
         rectangular: images of like shape together, in batches as low or narrow as whole strides allow; ``size`` is then
             their longer side.
         stride: of which the sides of rectangles are multiples, in pixels.
+        share: (rank, world): of all batches, every ``world``-th from number ``rank`` on.
     """
 
     def __init__(
@@ -171,7 +173,9 @@ class EvalLoader:
         spoilage: Spoilage | None = None,
         rectangular: bool = False,
         stride: int = 32,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
+        self.share = share
         self.mixture, self.batch, self.limit = mixture.at(size or mixture.size), batch, limit
         self.rectangular, self.stride = rectangular, stride
         self.spoilage = spoilage_of(mixture) if spoilage is None else spoilage
@@ -179,7 +183,8 @@ class EvalLoader:
 
     def __len__(self) -> int:
         again = [name for name in self.mixture.sources if self.mixture.recognises(name)]
-        return sum(-(-self._many(name) // self.batch) for name in (*self.mixture.sources, *again))
+        whole = sum(-(-self._many(name) // self.batch) for name in (*self.mixture.sources, *again))
+        return len(range(self.share[0], whole, self.share[1]))
 
     def __iter__(self) -> Iterator[Batch]:
         return self._line.serve(self.orders())
@@ -189,7 +194,10 @@ class EvalLoader:
         return count if self.limit is None else min(count, self.limit)
 
     def orders(self) -> Iterator[Order]:
-        """The addresses of all batches."""
+        """The addresses of this rank's batches."""
+        return islice(self._all(), self.share[0], None, self.share[1])
+
+    def _all(self) -> Iterator[Order]:
         for name, tasks in self.mixture.serves.items():
             yield from self._batches(name, tasks)
         for name in self.mixture.sources:

@@ -28,6 +28,19 @@ GREY: Final = 114
 FOLLOW_LINKS: Final = "UNIFIED_FOLLOW_LINKS"
 """The environment variable that, set to 1, lets links of a dataset's folder lead out of it."""
 
+_OTHERS: Final = {  # what people have besides, by a mark at byte 0 or 4
+    b"GIF8": "GIF",
+    b"ftyphei": "HEIC",
+    b"ftypmif1": "HEIC",
+    b"ftypavif": "AVIF",
+    b"jP  ": "JPEG 2000",
+    b"\xff\x0a": "JPEG XL",
+    b"JXL ": "JPEG XL",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"8BPS": "PSD",
+    **{b"P%d%c" % (number, blank): "PPM" for number in range(1, 8) for blank in b" \t\n\r"},
+}
 _ORIENTATION: Final = 0x0112  # EXIF tag
 _UPRIGHT: Final = {  # how to turn, and whether the stored first column and row come to lie at the far side
     2: (Image.Transpose.FLIP_LEFT_RIGHT, True, False),
@@ -88,11 +101,21 @@ def decoded(file: BinaryIO, name: str, reach: int | None = None) -> tuple[Tensor
     except Image.DecompressionBombError:
         raise DataError(f"picture {name} is far over the limit of {MOST_PIXELS // 10**6} megapixels") from None
     except UnidentifiedImageError:
-        raise DataError(f"picture {name} is damaged or not one of {', '.join(FORMATS)}") from None
+        raise DataError(f"picture {name} {_stranger(file)}") from None
     except Exception as error:  # a damaged file may make its decoder fail in any way
         reason = said(" ".join(str(error).split()) or type(error).__name__)
         raise DataError(f"picture {name} cannot be read: {reason}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1), size
+
+
+def _stranger(file: BinaryIO) -> str:
+    """What a file is that no decoder takes, as far as its first bytes tell."""
+    file.seek(0)
+    start = file.read(16)
+    kind = next((kind for mark, kind in _OTHERS.items() if start.startswith(mark) or start[4:].startswith(mark)), None)
+    if kind is None:
+        return f"is damaged or not one of {', '.join(FORMATS)}"
+    return f"is {kind}, which is not read; known: {', '.join(FORMATS)}; save it as one of these"
 
 
 def contained(path: str | Path, root: str | Path) -> Path:

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Any, Final
@@ -19,6 +20,7 @@ from torch.utils.data import get_worker_info
 from unified.contracts.errors import DataError
 from unified.data.source import Source
 
+OURS: Final = (signal.SIGINT, signal.SIGTERM)  # signals that are for the process that trains
 _WIDE: Final = 3  # numbers a worker: its process, the dataset's place among all, the image; counted from 1
 _PIDS: Final = re.compile(r"pid(?:\(s\))? ([\d, ]+)")
 _ADVICE: Final = "memory may be short, or a script has no __main__ guard: try fewer workers, or workers: 0"
@@ -130,6 +132,24 @@ def _gone(pid: int) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def sheltered() -> Iterator[None]:
+    """Processes that are started within are born deaf to Ctrl-C and SIGTERM, until :func:`stand_by` has them listen.
+
+    A signal that meets one in between waits for it. Python's tracker of shared memory is started first: it would undo
+    this for the thread that starts it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OURS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def stand_by(worker: int) -> None:
     """Signals to all processes of a run are for the one that trains: it finishes its step, and needs its data for that.
 
@@ -137,6 +157,8 @@ def stand_by(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _once)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS)
 
 
 def _once(number: int, frame: FrameType | None) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from unified.contracts.config import DataConfig
+from unified.contracts.document import load_data
 from unified.contracts.errors import DataError
+from unified.contracts.structures import LabelState
 from unified.data.lint.linter import Report, lint, refuse_faults
+from unified.data.lint.repair import write_repaired
 from unified.data.mixing import open_mixture
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -263,3 +266,74 @@ def test_both_splits_and_the_data_file_are_told_in_one_pass(tmp_path: Path) -> N
     found = told(lint(config, tmp_path, "mix.yaml"))
     assert {fault for fault, *_ in found} == {"class-unknown", "says-nothing", "reader", "claims-unknown-class"}
     assert {Path(file).parent.name for fault, file, *_ in found if fault == "class-unknown"} == {"train", "val"}
+
+
+def repaired(root: Path, said: dict[str, Any], out: Path, task: str = "det") -> tuple[DataConfig, Path, list[str]]:
+    """The mended copy of a faulty data set, which the linter takes; its own folder is as it was."""
+    config = DataConfig.model_validate({"datasets": {"zoo": {"path": str(root), **said, "labelled": {task: "all"}}}})
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    report = lint(config, root, "mix.yaml")
+    assert report.findings.refused
+    changes = write_repaired(report, config, root, out)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    again, base = load_data(str(out / "data.yaml"))
+    assert told(lint(again, base, "data.yaml")) == set()
+    return again, base, changes
+
+
+def test_a_lost_object_is_not_background_in_the_copy(tmp_path: Path) -> None:
+    root, out = tmp_path / "zoo", tmp_path / "out"
+    said = menagerie.yolo(root)
+    labels = root / "labels" / "train"
+    (labels / "b.txt").write_text("0 .5 .5 .2 .2\n7 .5 .5 .1 .1\n1 1.04 .5 .2 .2\n1 .5 .5 0 .2\n")
+    (labels / "c.txt").write_bytes(b"\xff\xfe0 .5")
+    again, base, changes = repaired(root, said, out)
+    assert any(
+        line.endswith("b.txt: line 2.class: cannot be used: where its picture has no box, it is ignored")
+        for line in changes
+    )
+    assert any(line.endswith("b.txt: line 3.box: clipped to the image") for line in changes)
+    assert any(line.endswith("b.txt: line 4.box: left out") for line in changes)
+    mixture = open_mixture(again, {"det": "boxes"}, split="train", size=64, base=base)
+    states = {}
+    for k in range(mixture.images):
+        (sample,) = mixture.sample("zoo", k)
+        states[Path(mixture.sources["zoo"].file(k)).stem] = sample.annotations.states["det"].tolist()  # type: ignore[attr-defined]
+    assert LabelState.NEGATIVE not in states["b"] and LabelState.NEGATIVE not in states["c"]
+    assert LabelState.NEGATIVE in states["a"] and LabelState.POSITIVE in states["a"]  # the others are as they were
+
+
+def test_the_copy_has_both_splits_where_their_pictures_are(tmp_path: Path) -> None:
+    root, out = tmp_path / "zoo", tmp_path / "out"
+    said = menagerie.yolo(root)
+    menagerie.draw(root / "images" / "val", menagerie.PICTURES[:2])
+    (root / "labels" / "val").mkdir()
+    (root / "labels" / "val" / "a.txt").write_text("1 .5 .5 .2 .2\n8 .5 .5 .2 .2\n")
+    again, base, _ = repaired(root, {**said, "val": {"images": "images/val"}}, out)
+    for split in ("train", "val"):
+        mixture = open_mixture(again, {"det": "boxes"}, split=split, size=64, base=base)  # type: ignore[arg-type]
+        assert mixture.images == len(list((root / "images" / split).iterdir()))
+        assert all(mixture.sample("zoo", k) for k in range(mixture.images))
+        assert mixture.vocabulary.boxes == ("cat", "dog", "owl")
+
+
+def test_the_copy_of_a_voc_data_set(tmp_path: Path) -> None:
+    root, out = tmp_path / "zoo", tmp_path / "out"
+    said = menagerie.voc(root)
+    a, words = root / "Annotations" / "a.xml", root / "ImageSets" / "Main" / "train.txt"
+    a.write_text(a.read_text().replace("<name>owl</name>", "<name></name>"))
+    (root / "Annotations" / "n1.xml").write_text("<annotation><object>")
+    words.write_text(words.read_text() + "n1\nn6\n../secret\nb\n")
+    _, _, changes = repaired(root, said, out)
+    assert any("a.xml: object 2.name: cannot be used" in line for line in changes)
+    assert sum(line.endswith(": left out") for line in changes) == 4
+
+
+def test_a_row_of_nobody_knows_which_picture_is_left_to_its_owner(tmp_path: Path) -> None:
+    root = tmp_path / "zoo"
+    said = menagerie.sheet(root)
+    file = root / "train.csv"
+    file.write_text(file.read_text() + ",cat,1,2,3,4,,\n")
+    config = DataConfig.model_validate({"datasets": {"zoo": {"path": str(root), **said, "labelled": {"det": "all"}}}})
+    changes = write_repaired(lint(config, root, "mix.yaml"), config, root, tmp_path / "out")
+    assert len(changes) == 1 and "left as it is" in changes[0] and "nobody can say which picture" in changes[0]

@@ -13,10 +13,10 @@ from pycocotools import mask as coco_mask
 
 from unified.contracts.config import DatasetConfig
 from unified.contracts.errors import DataError
-from unified.contracts.extras import Masks
+from unified.contracts.extras import Keypoints, Masks
 from unified.contracts.structures import Annotations, Frame, LabelState, Sample, Vocabulary
 from unified.data.masks import Rle
-from unified.data.shapes import ATTRIBUTES, CLASSES, IDENTITIES, SCENES, ShapesStore
+from unified.data.shapes import ATTRIBUTES, CLASSES, IDENTITIES, KEYPOINTS, SCENES, ShapesStore
 from unified.data.source import Source, Split, check_options
 
 _DEFAULTS: Final[dict[str, Any]] = {"level": "medium", "train": 4000, "val": 500, "seed": 0, "size": None}
@@ -25,7 +25,7 @@ _USUAL: Final = 160
 
 
 class ShapesDataset(Source):
-    """Scenes with boxes, an identity for every box, tags (attributes of the scene and classes present) and the ground.
+    """Scenes: boxes, each with an identity and two key points; tags (attributes and classes present); the ground.
 
     Options: ``level`` (easy, medium, hard), ``train`` and ``val`` (scenes), ``seed``, ``size`` (pixels; by default the
     network's input, within 48..320). The first opening renders the split, in about a minute for thousands of scenes.
@@ -95,7 +95,10 @@ class ShapesDataset(Source):
             box_crowd=torch.zeros(objects, dtype=torch.bool),
             identity=int(store.scenes[index]),
             states={"tags": torch.from_numpy(tags)},
-            extras={"masks": Masks((side, side), tuple(map(Rle.of, store[index].masks)))},
+            extras={
+                "masks": Masks((side, side), tuple(map(Rle.of, store[index].masks))),
+                "keypoints": Keypoints(torch.from_numpy(store.keypoints_xyv[rows].copy()), KEYPOINTS, ((0, 1),)),
+            },
         )
         return Sample(image, annotations, Frame(self.image_id(index), (int(image.shape[1]), int(image.shape[2]))))
 

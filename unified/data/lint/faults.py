@@ -131,24 +131,24 @@ READERS: Final = {
 
 FAULTS: Final[dict[str, Fault]] = {**FILE, **IMAGES, **CATEGORIES, **ANNOTATIONS, **DATASETS, **READERS}
 
-_GONE: Final = "mend it there, or train without the box by --no-lint"
+_IGNORED: Final = "mend it there; --fix ignores the picture where it has no box"
 ELSEWHERE: Final[dict[str, str]] = {
     "image-id-twice": "refused; rename one of the pictures",
     "file-name-hostile": "refused; mend the name",
     "file-name-twice": "refused; name it once",
-    "picture-missing": "refused; add the picture, or take the record away",
-    "picture-damaged": "refused; put a whole picture there, or take it away",
+    "picture-missing": "refused; add the picture, or take the record away; --fix leaves it out",
+    "picture-damaged": "refused; put a whole picture there, or take it away; --fix leaves it out",
     "picture-too-large": "refused; scale it down",
     "size-impossible": "refused; mend the size, or take it away",
     "size-disagrees": "refused; mend the size and the boxes, which are drawn on another picture",
     "size-turned": "refused; annotate the upright picture",
     "file-missing": "refused; add the file, or take its name from the list",
-    "box-not-finite": f"refused; {_GONE}",
-    "box-no-area": f"refused; {_GONE}",
-    "box-swapped": f"refused; {_GONE}",
-    "box-outside": f"refused; {_GONE}",
-    "box-over-edge": "refused; mend it there, or train on what is inside by --no-lint",
+    "box-not-finite": f"refused; {_IGNORED}",
+    "box-no-area": "refused; mend it there; --fix leaves the box out",
+    "box-swapped": f"refused; {_IGNORED}",
+    "box-outside": "refused; mend it there; --fix leaves the box out",
+    "box-over-edge": "refused; mend it there; --fix clips it to the image",
     "box-twice": "both are learned",
     "class-only-in-val": "refused; add it to train",
 }
-"""What is done about faults in formats other than COCO, of which --fix writes no copy."""
+"""What is done about faults in formats other than COCO, where it differs; --fix writes their copy as COCO."""

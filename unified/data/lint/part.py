@@ -15,7 +15,7 @@ from unified.contracts.config import DatasetConfig, SplitConfig
 from unified.contracts.errors import DataError, UnifiedError
 from unified.contracts.protocols import datasets
 from unified.contracts.source import shown_path
-from unified.data.formats.flaw import Collector, Place
+from unified.data.formats.flaw import Collector, Flaw, Place
 from unified.data.lint.annotations import check_annotations
 from unified.data.lint.boxes import Boxes
 from unified.data.lint.categories import Classes, check_categories, told_unused
@@ -54,6 +54,7 @@ class Part:
     examined: Examined
     source: Source | None = None  # None: it was not opened, or is refused
     path: Path | None = None  # of a COCO file
+    flaws: tuple[Flaw, ...] = ()  # that the reader of another format found
 
     @property
     def file(self) -> str:
@@ -156,8 +157,10 @@ def _read_opened(
     parts: list[Part] = []
     collector = Collector()
     for split in SPLITS:
+        before = len(collector.found)
         source = _open(name, config, split, base, file, findings, collector) if offers(config, split) else None
-        for flaw in collector.found:
+        flaws = tuple(collector.found)[before:]
+        for flaw in flaws:
             action = ELSEWHERE.get(flaw.fault, "")
             findings.add(flaw.fault, _shown_file(flaw.place), flaw.place.record, flaw.field, flaw.reason, action)
         if source is None:
@@ -170,7 +173,7 @@ def _read_opened(
             places = {str(each): Place(_shown_file(each), each.record) for each in told}
             examined = examine(sheet, depth, Elsewhere(findings, places), box_aliases(config.aliases))
             vague = any(flaw.fault in _OF_WORDS for flaw in collector.found)
-            parts.append(Part(name, split, config, examined, None if vague else source))
+            parts.append(Part(name, split, config, examined, None if vague else source, flaws=flaws))
     return parts
 
 

@@ -16,6 +16,7 @@ from unified.data.lint.categories import alike_names, undecided
 from unified.data.lint.linter import Report
 from unified.data.lint.mend import Mender
 from unified.data.lint.part import Examined, Part
+from unified.data.lint.transcript import transcribe
 from unified.data.lint.words import box_aliases
 from unified.data.location import locate
 
@@ -43,14 +44,11 @@ def write_repaired(report: Report, config: DataConfig, base: Path, out: Path) ->
     written: dict[int, Path] = {}
     datasets: dict[str, DatasetConfig] = {}
     for name, dataset in config.datasets.items():
-        parts = [part for part in report.parts if part.dataset == name]
+        parts, dataset = _as_coco(name, dataset, [part for part in report.parts if part.dataset == name], changes)
         splits: dict[str, Path] = {
-            part.split: _split(part, parts, rename, out, written, report, changes)
-            for part in parts
-            if part.examined.sheet.native
+            part.split: _split(part, parts, rename, out, written, report, changes) for part in parts
         }
         datasets[name] = _moved(dataset, roots[name], splits, rename, changes)
-        changes += _unread(name, dataset, parts)
     mended = config.model_copy(update={"datasets": datasets})
     (out / "data.yaml").write_text(dump_yaml(mended.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
     return changes
@@ -152,8 +150,18 @@ def _moved(
     return dataset.model_copy(update={**update, "labelled": labelled})
 
 
-def _unread(name: str, dataset: DatasetConfig, parts: Sequence[Part]) -> list[str]:
-    """What this cannot mend, said."""
-    if parts and not parts[0].examined.sheet.native:
-        return [f"dataset '{name}': left as it is; unified-data convert writes COCO from it, which can be mended"]
-    return []
+def _as_coco(
+    name: str, dataset: DatasetConfig, parts: list[Part], changes: list[str]
+) -> tuple[list[Part], DatasetConfig]:
+    """A data set of another format as COCO's records; as it is, and no parts, where that would mean guessing."""
+    if not parts or parts[0].examined.sheet.native:
+        return parts, dataset
+    try:
+        found = [transcribe(part) for part in parts]
+    except DataError as error:
+        changes.append(f"dataset '{name}': left as it is: {error}")
+        return [], dataset
+    changes.append(f"dataset '{name}': its copy is COCO, with the pictures where they are")
+    changes += [line for each in found for line in each.lost]
+    splits: dict[str, Any] = {each.part.split: getattr(each.config, each.part.split) for each in found}
+    return [each.part for each in found], found[0].config.model_copy(update=splits)
