@@ -86,11 +86,15 @@ def training(*words: str, data: str = "data/shapes.yaml", out: str = "new") -> l
 @pytest.mark.parametrize(
     ("words", "data", "said"),
     [
-        (["--tasks", "det,emv"], "data/shapes.yaml", "unknown task 'emv'; known: cls, det, emb (did you mean 'emb'?)"),
+        (
+            ["--tasks", "det,emv"],
+            "data/shapes.yaml",
+            "unknown task 'emv'; known: cap, cls, det, emb (did you mean 'emb'?)",
+        ),
         (
             ["--set", "tasks.det.head=detct_free"],
             "data/shapes.yaml",
-            "unknown head 'detct_free'; known: detect_anchor,",
+            "unknown head 'detct_free'; known: caption, detect_anchor,",
         ),
         (
             ["--set", "tasks.det.head={name: detect_free, widht: 8}"],
@@ -243,4 +247,4 @@ def test_the_installed_command_does_the_same(here: Path) -> None:
         pytest.skip("the package is not installed: no unified-train beside this Python")
     done = subprocess.run([script, *training("--tasks", "dett")], capture_output=True, text=True, cwd=here)
     assert done.returncode == 2
-    assert done.stderr == "error: --tasks: unknown task 'dett'; known: cls, det, emb (did you mean 'det'?)\n"
+    assert done.stderr == "error: --tasks: unknown task 'dett'; known: cap, cls, det, emb (did you mean 'det'?)\n"

@@ -219,7 +219,7 @@ def test_eval_prints_scores(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     module = types.SimpleNamespace(evaluate_run=evaluate_run)
     monkeypatch.setitem(sys.modules, "unified.training.evaluator", module)  # type: ignore[arg-type]
     assert code_of(eval_command, "run", "--tasks", "det,cls", "--limit", "9", "--json") == 0
-    assert callable(calls.pop("tell"))
+    assert all(callable(calls.pop(word)) for word in ("tell", "begin", "say"))
     assert json.loads(capsys.readouterr().out) == {"det/AP50": 0.25, "cls/mAP": 0.75}
     assert calls == {
         "run": Path("run"),
@@ -261,7 +261,7 @@ class FakeModel:
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeModel:
     monkeypatch.chdir(tmp_path)
     model = FakeModel()
-    monkeypatch.setitem(vars(unified), "load", lambda folder: model)
+    monkeypatch.setitem(vars(unified), "load", lambda folder, **words: model)
     for name in ("photos/a.png", "photos/deep/a.png", "photos/b.jpg"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((30, 40, 3), 90, np.uint8)).save(name)

@@ -52,7 +52,7 @@ class FakeModel:
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeModel:
     monkeypatch.chdir(tmp_path)
     model = FakeModel()
-    monkeypatch.setitem(vars(unified), "load", lambda folder: model)
+    monkeypatch.setitem(vars(unified), "load", lambda folder, **words: model)
     Path("photos").mkdir()
     for k in range(5):
         Image.fromarray(np.full((30, 40, 3), 40 * k, np.uint8)).save(f"photos/{k}.png")
@@ -99,7 +99,7 @@ def test_a_batch_is_one_call(model: FakeModel) -> None:
 def test_what_a_strangers_task_says_is_written(model: FakeModel, capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of(predict, "run", "photos/0.png", "--out", "seen") == 0
     assert json.loads(Path("seen/predictions.json").read_text())[0]["extras"] == {"pose": {"points": [[1, 1]]}}
-    assert "pose (in extras)" in capsys.readouterr().out
+    assert "pose: in extras" in capsys.readouterr().out
 
 
 def test_a_video_is_drawn_and_told_frame_by_frame(model: FakeModel, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,7 @@ def test_without_the_package_its_name_is_unknown(place: Path) -> None:
     done = call(place, *training(place, "my_head", "absent"), plugin=False)
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "error: unknown head 'my_head'; known: detect_anchor, detect_free, detr, embed, multilabel"
+        "error: unknown head 'my_head'; known: caption, detect_anchor, detect_free, detr, embed, multilabel"
     )
     assert len(done.stderr.splitlines()) == 1
     assert not (place / "absent").exists()

@@ -225,16 +225,15 @@ def _recognised(name: str, purpose: Purpose) -> Recognised | None:
         raise ConfigError(f"--data {name}: is a folder here and a shipped configuration; write ./{name} for the folder")
     from unified.contracts.protocols import datasets  # late: the formats import torch
 
-    formats = [datasets.get(known) for known in datasets.names()]
-    return recognise(given, formats, purpose)
+    return recognise(given, [cls for _, cls in datasets.available()], purpose)
 
 
 def _tables(kinds: Mapping[str, str] | None) -> dict[str, Any]:
     """The table that each task learns from, by the task's name."""
     from unified.contracts.protocols import tasks as registry
 
-    kinds = kinds if kinds is not None else {name: name for name in registry.names()}
-    return {name: getattr(registry.get(kind), "labels", None) for name, kind in kinds.items()}
+    classes = dict(registry.available()) if kinds is None else {n: registry.get(kind) for n, kind in kinds.items()}
+    return {name: getattr(cls, "labels", None) for name, cls in classes.items()}
 
 
 def _mount_data_file(draft: Draft, path: Path) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from unified.contracts.registry import Registry
-from unified.contracts.structures import Batch, Features, FeatureSpec, LossTerm, Prediction, Vocabulary
+from unified.contracts.structures import Annotations, Batch, Features, FeatureSpec, LossTerm, Prediction, Vocabulary
 
 Modulate = Callable[[str, Tensor], Tensor]
 """``modulate(site, x)`` applies the implicit latents standing at a site; the identity where none stands."""
@@ -89,6 +89,12 @@ class Head(nn.Module, ABC):
     """
 
     sites: Mapping[str, int]
+    reads: Sequence[str] = ()
+    """The levels it wants, by name (``p3``); of others it is told nothing and none of their latents is its own.
+
+    Empty, the default: all that the neck has. A class that always wants the same may say so, or an instance in its
+    constructor, which is given the neck's whole ``spec``.
+    """
 
     @abstractmethod
     def forward(self, features: Features, modulate: Modulate) -> Any:
@@ -135,10 +141,12 @@ class Task(nn.Module, ABC):
     """
 
     labels: ClassVar[Labels] = "none"
-    default_head: ClassVar[str]
+    learns_from: ClassVar[tuple[str, ...]] = ()  # names in ``Annotations.extras`` without which it learns nothing
+    default_head: ClassVar[str]  # a registered head; another one that gives the same output may be configured
     provides: ClassVar[tuple[str, ...]] = ()  # fields of Prediction this task fills
     uses: ClassVar[tuple[str, ...]] = ()  # fields another task must have filled before ``predict``
-    primary: ClassVar[str]  # the score of ``metric()`` by which checkpoints are compared; higher is better
+    primary: ClassVar[str]  # the score of ``metric()`` by which checkpoints are compared
+    lower: ClassVar[frozenset[str]] = frozenset()  # scores that are better the lower they are, such as errors
     scores: ClassVar[Mapping[str, str]] = MappingProxyType({})  # what each score means, in a sentence
     breaks: ClassVar[frozenset[str]] = frozenset()
     """Transforms (``contracts.augmentation``) that make what this task learns of a whole image untrue.
@@ -150,6 +158,7 @@ class Task(nn.Module, ABC):
     name: str
     vocabulary: Vocabulary
     outputs: int  # what the head is asked for: classes, tags or embedding width
+    more_metrics: tuple[Callable[[], Metric], ...] = ()  # the configuration's; the builder puts them here
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> Mapping[str, LossTerm]:
@@ -162,6 +171,17 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def metric(self) -> Metric:
         """A fresh metric."""
+
+    def truth(self, annotations: Annotations) -> Any:
+        """What is known of an image, in the form that this task's own extra has; None where nothing is.
+
+        It is shown beside what was said. Boxes and tags are shown without it. In input pixels.
+        """
+        return None
+
+    def goodness(self, value: float) -> float:
+        """The value of the primary score as a number that is higher the better it is: 1 / (1 + value) of an error."""
+        return 1 / (1 + max(value, 0.0)) if self.primary in self.lower else value
 
 
 class Latent(nn.Module, ABC):
@@ -271,12 +291,19 @@ class Remembering(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
-backbones: Registry[Backbone] = Registry("backbone", "unified.backbones")
-necks: Registry[Neck] = Registry("neck", "unified.necks")
-heads: Registry[Head] = Registry("head", "unified.heads")
-tasks: Registry[Task] = Registry("task", "unified.tasks")
-latents: Registry[Latent] = Registry("latent", "unified.latents")
-operators: Registry[Operator] = Registry("operator", "unified.operators")
+backbones: Registry[Backbone] = Registry("backbone", "unified.backbones", Backbone)
+necks: Registry[Neck] = Registry("neck", "unified.necks", Neck, ("spec",))
+heads: Registry[Head] = Registry("head", "unified.heads", Head, ("spec", "outputs"))
+tasks: Registry[Task] = Registry("task", "unified.tasks", Task, ("name", "vocabulary"))
+latents: Registry[Latent] = Registry("latent", "unified.latents", Latent)
+operators: Registry[Operator] = Registry("operator", "unified.operators", Operator)
 datasets: Registry[Any] = Registry("dataset format", "unified.datasets")
-balancers: Registry[Any] = Registry("balancer", "unified.balancers")
+balancers: Registry[Any] = Registry("balancer", "unified.balancers", takes=("weights",))
+metrics: Registry[Any] = Registry("metric", "unified.metrics", takes=("task",))
+exporters: Registry[Any] = Registry("exporter", "unified.exporters")
 loggers: Registry[Any] = Registry("logger", "unified.loggers")
+
+
+def registries() -> tuple[Registry[Any], ...]:
+    """All of them, in the order in which a picture meets the parts."""
+    return (datasets, backbones, necks, latents, operators, heads, tasks, metrics, balancers, loggers, exporters)

@@ -165,6 +165,11 @@ class Features:
     def with_maps(self, maps: tuple[Tensor, ...]) -> Features:
         return replace(self, maps=maps)
 
+    def only(self, levels: Sequence[str]) -> Features:
+        """The maps of these levels; all where none is named."""
+        at = [self.levels.index(level) for level in levels or self.levels]
+        return Features(*(tuple(each[i] for i in at) for each in (self.maps, self.levels, self.strides)))  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class FeatureSpec:
@@ -318,7 +323,7 @@ class QueryBoxOutput:
         height, width = self.size
         centers, half = self.boxes_cxcywh[..., :2], self.boxes_cxcywh[..., 2:] / 2
         corners = torch.cat([centers - half, centers + half], dim=-1).float()
-        return corners * corners.new_tensor([width, height, width, height])
+        return torch.stack([x * side for x, side in zip(corners.unbind(-1), (width, height) * 2, strict=True)], dim=-1)
 
     def decode(self) -> tuple[Tensor, Tensor]:
         """The last layer's boxes xyxy (B, Q, 4) in pixels and class scores (B, Q, K) in [0, 1]."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counting objects by density maps: a task and a head for Unified."""
