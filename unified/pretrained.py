@@ -22,6 +22,7 @@ from torch import Tensor
 
 from unified.contracts.config import DataConfig, RunConfig
 from unified.contracts.errors import CheckpointError, ConfigError, suggestion
+from unified.contracts.plugins import require
 from unified.contracts.structures import Vocabulary
 from unified.disk import read_regular, write_bytes
 
@@ -108,6 +109,7 @@ def read_pack(folder: Path, tasks: Sequence[str] | None = None, tensors: bool = 
     config, vocabulary, provenance = _described(folder, content)
     asked = chosen(config.tasks, tasks)
     config = config.model_copy(update={"tasks": {name: config.tasks[name] for name in asked}})
+    require(content.get("plugins", ()), config, str(folder))
     pack = Pack(config, vocabulary, provenance, {}, partial=len(asked) < len(content["config"]["tasks"]))
     return replace(pack, tensors=_verified(folder, content, asked)) if tensors else pack
 
@@ -174,9 +176,13 @@ def _verified(folder: Path, content: Mapping[str, Any], tasks: Sequence[str]) ->
 
 
 def _sum(tensors: Mapping[str, Tensor], part: str) -> str:
-    """SHA-256 over the names, types, shapes and values of a part's tensors."""
+    return sum_of({name: tensor for name, tensor in tensors.items() if part_of(name) == part})
+
+
+def sum_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and values of tensors."""
     total = hashlib.sha256()
-    for name in sorted(name for name in tensors if part_of(name) == part):
+    for name in sorted(tensors):
         tensor = tensors[name]
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if tensor.numel():

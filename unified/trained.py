@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from unified.checkpoint import MANIFEST, Checkpoint, fit_state, load_checkpoint
-from unified.contracts.config import RunConfig
+from unified.contracts.config import GrowthConfig, RunConfig, TaskConfig
 from unified.contracts.errors import CheckpointError
+from unified.contracts.plugins import require
 from unified.contracts.protocols import Task
 from unified.contracts.structures import Vocabulary
+from unified.data.vocabulary import merge_vocabularies
 from unified.model.build import assemble
+from unified.model.growth import on_its_own
 from unified.model.network import UnifiedNetwork
 from unified.pretrained import TRUNK, Pack, Provenance, chosen, is_pack, part_of, read_pack
 from unified.shelf import Say, Shelf, Shelved, tell
@@ -74,17 +79,74 @@ def trained_config(path: Path) -> RunConfig:
     return _described(found.checkpoint, found.folder)[0]
 
 
+def whole(config: RunConfig, vocabulary: Vocabulary) -> tuple[RunConfig, Vocabulary]:
+    """A grown run as the model that it is: what came with the network and what was added, each with its own words."""
+    came = config.growth.tasks
+    if not came:
+        return config, vocabulary
+    learned = {name: on_its_own(name, task, config.model, vocabulary) for name, task in config.tasks.items()}
+    tasks = {**came, **learned}
+    return config.model_copy(update={"tasks": tasks, "growth": GrowthConfig()}), joined_words(tasks)
+
+
+def joined_words(tasks: Mapping[str, TaskConfig]) -> Vocabulary:
+    """Every word of tasks that have their own, each once."""
+    return merge_vocabularies(Vocabulary(**dict(task.words)) for task in tasks.values() if task.words)
+
+
+def trained_words(path: Path) -> Vocabulary:
+    """The vocabulary of a run or of a model.
+
+    Raises:
+        CheckpointError: missing, damaged, or not saying what it holds.
+    """
+    if is_pack(path):
+        return read_pack(path, tensors=False).vocabulary
+    found = trained_checkpoint(path, parts=())
+    return _described(found.checkpoint, found.folder)[1]
+
+
+def trained_scores(path: Path) -> dict[str, float]:
+    """The scores of a run's best checkpoint or of a model, by flat name; empty where none are kept.
+
+    Raises:
+        CheckpointError: missing, damaged, or not saying what it holds.
+    """
+    if is_pack(path):
+        return dict(read_pack(path, tensors=False).provenance.metrics)
+    found = trained_checkpoint(path, parts=())
+    return _standing(found.checkpoint) | _scores(found.folder, found.checkpoint)
+
+
+def trained_tensors(path: Path) -> Mapping[str, Tensor]:
+    """The averaged weights of the network of a run or of a model, by their names there.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    if is_pack(path):
+        return read_pack(path).tensors
+    return trained_checkpoint(path, parts=("ema",)).checkpoint.tensors["ema"]
+
+
 def load_trained(path: Path, tasks: Sequence[str] | None = None) -> Trained:
     """Reads the averaged weights of a run's best checkpoint, of a checkpoint's folder, or of a model handed on.
 
+    An exported file (``model.onnx``, or its folder) comes with a network that another program computes.
+
     Args:
-        path: the folder.
+        path: the folder, or an exported file.
         tasks: only these; all by default. The parts of other tasks are not built.
 
     Raises:
         CheckpointError: missing, damaged, or of another configuration than it says.
         ConfigError: it has no such task.
     """
+    from unified.export.artifact import is_export
+    from unified.export.opened import open_export
+
+    if is_export(path):
+        return open_export(path, tasks)
     if is_pack(path):
         return _built(read_pack(path, tasks), path, path)
     found = trained_checkpoint(path, parts=("ema",))
@@ -93,9 +155,11 @@ def load_trained(path: Path, tasks: Sequence[str] | None = None) -> Trained:
     asked = chosen(config.tasks, tasks)
     partial = len(asked) < len(config.tasks)
     config = config.model_copy(update={"tasks": {name: config.tasks[name] for name in asked}})
+    require(checkpoint.state.get("plugins", ()), config, str(path))
     tensors = checkpoint.tensors["ema"]
     kept = {k: v for k, v in tensors.items() if part_of(k) in (TRUNK, *asked)} if partial else tensors
-    pack = Pack(config, vocabulary, _provenance(folder, checkpoint, config), kept, partial)
+    known = _provenance(folder, checkpoint, config)
+    pack = Pack(config, vocabulary, replace(known, metrics=_standing(checkpoint) | dict(known.metrics)), kept, partial)
     return _built(pack, Path(checkpoint.said("base")), folder)
 
 
@@ -146,11 +210,17 @@ def _scores(folder: Path, checkpoint: Checkpoint) -> dict[str, float]:
     return found
 
 
+def _standing(checkpoint: Checkpoint) -> dict[str, float]:
+    """Scores that tasks brought with them into a run in which nothing that they read has learned."""
+    growth = GrowthConfig.model_validate(checkpoint.state["config"].get("growth", {}))
+    return {} if growth.unfreeze else dict(growth.metrics)
+
+
 def _described(checkpoint: Checkpoint, folder: Path) -> tuple[RunConfig, Vocabulary]:
     try:
         config = RunConfig.model_validate(checkpoint.state["config"])
         words = {name: tuple(words) for name, words in checkpoint.state["vocabulary"].items()}
-        return config, Vocabulary(**words)
+        return whole(config, Vocabulary(**words))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"checkpoint '{folder}' does not say what it holds ({reason})") from error

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,28 @@ class DetectionMetric:
             return []
         evidence = Evidence(Boxes.of(self._found), Boxes.of(self._truth), len(self._images))
         return sections(evidence, self.names, self._places, evaluation.per_class(), evaluation.precision50())
+
+    def evidence(self) -> dict[str, Any]:
+        """Sizes and places of images, and as rows of numbers the true boxes (M, 8) and the found ones (N, 7)."""
+        sizes = [[image["height"], image["width"]] for image in self._images]
+        truth = [[t["image_id"], t["category_id"], *t["bbox"], t["area"], t["iscrowd"]] for t in self._truth]
+        found = [[f["image_id"], f["category_id"], *f["bbox"], f["score"]] for f in self._found]
+        rows = {"truth": torch.tensor(truth, dtype=torch.float64), "found": torch.tensor(found, dtype=torch.float64)}
+        return {"sizes": sizes, "places": self._places, **rows}
+
+    def extend(self, evidence: Mapping[str, Any]) -> None:
+        """Adds what another metric's :meth:`evidence` tells; its images are numbered on from these."""
+        self._evaluation = None
+        images, boxes = len(self._images), len(self._truth)
+        for k, (height, width) in enumerate(evidence["sizes"], start=images + 1):
+            self._images.append({"id": k, "height": height, "width": width})
+        self._places += [(dataset, image) for dataset, image in evidence["places"]]
+        for k, (image, label, *box, area, skip) in enumerate(evidence["truth"].tolist(), start=boxes + 1):
+            row = {"id": k, "image_id": images + int(image), "category_id": int(label), "bbox": box, "area": area}
+            self._truth.append({**row, "iscrowd": int(skip)})
+        for image, label, *box, score in evidence["found"].tolist():
+            row = {"image_id": images + int(image), "category_id": int(label), "bbox": box, "score": score}
+            self._found.append(row)
 
     def _evaluate(self) -> CocoEvaluation | None:
         if self._evaluation is None and self._truth:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,6 +73,15 @@ class RetrievalMetric:
         ]
         return {"recall": lines} if lines else {}
 
+    def evidence(self) -> dict[str, Any]:
+        """The vectors of boxes and of images, with their identities and places."""
+        return {"boxes": self._boxes.told(), "images": self._images.told()}
+
+    def extend(self, evidence: Mapping[str, Any]) -> None:
+        """Adds what another metric's :meth:`evidence` tells."""
+        self._boxes.extend(evidence["boxes"])
+        self._images.extend(evidence["images"])
+
     def sections(self) -> list[Section]:
         """Neighbours, a map of the vectors and the identities that are hard to find, of boxes and of images."""
         kept = [
@@ -107,6 +117,22 @@ class _Gallery:
         self.identities.append(identities.cpu())
         self.places += [(image_id, tuple(box)) for box in boxes_xyxy.tolist()]
         self.datasets += [dataset] * len(boxes_xyxy)
+
+    def told(self) -> dict[str, Any]:
+        """All of it as plain data and tensors; nothing where there is nothing."""
+        if not self.vectors:
+            return {}
+        tensors = {"vectors": torch.cat(self.vectors), "identities": torch.cat(self.identities)}
+        return {**tensors, "places": self.places, "datasets": self.datasets}
+
+    def extend(self, told: Mapping[str, Any]) -> None:
+        """Adds what another gallery told."""
+        if told:
+            self.ranked = None
+            self.vectors.append(told["vectors"])
+            self.identities.append(told["identities"])
+            self.places += [(image, tuple(box)) for image, box in told["places"]]
+            self.datasets += told["datasets"]
 
     def rank(self, apart: bool) -> Ranking | None:
         """apart: a vector does not see the others of its image."""

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,6 +76,20 @@ class TagMetric:
     def sections(self) -> list[Section]:
         """Tags, thresholds and the worst mistakes."""
         return sections(Tags(self.tags, *self._evidence(), self._places), self.per_class)
+
+    def evidence(self) -> dict[str, Any]:
+        """Scores and label states (images, tags), and the images' places."""
+        scores, states = torch.zeros(0, len(self.tags), dtype=torch.float64), torch.zeros(0, len(self.tags))
+        if self._scores:
+            scores, states = torch.cat(self._scores), torch.cat(self._states)
+        return {"scores": scores, "states": states, "places": self._places}
+
+    def extend(self, evidence: Mapping[str, Any]) -> None:
+        """Adds what another metric's :meth:`evidence` tells."""
+        if len(evidence["scores"]):
+            self._scores.append(evidence["scores"])
+            self._states.append(evidence["states"])
+            self._places += [(dataset, image) for dataset, image in evidence["places"]]
 
     def _evidence(self) -> tuple[Array, Mask, Mask]:
         """Scores, truth and what is known, each (images, tags)."""

@@ -25,7 +25,7 @@ from unified.model.network import UnifiedNetwork
 from unified.training.joint import JointModel
 from unified.training.optimizer import make_optimizer, parameter_groups, set_learning_rate
 
-BUILT_IN = ("add", "affine", "concat", "mul", "select")
+BUILT_IN = ("add", "affine", "concat", "lowrank", "mul", "select")
 SHAPES = [(2, 6, 5, 4), (1, 6, 1, 1), (3, 6)]
 every_operator = pytest.mark.parametrize("name", BUILT_IN)
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)

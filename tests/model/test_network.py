@@ -207,7 +207,7 @@ def test_nothing_is_fetched_unless_asked(tmp_path: Path, monkeypatch: pytest.Mon
         ("backbone: timm", "option 'model' of backbone 'timm' is missing"),
         (
             "latents: [{site: 'align.*', operator: ad}]",
-            "unknown operator 'ad'; known: add, affine, concat, mul, select",
+            "unknown operator 'ad'; known: add, affine, concat, lowrank, mul, select",
         ),
         ("latents: [{site: 'align.*', latent: vektor}]", "unknown latent 'vektor'; known: factorized, neural, vector"),
         ("latents: [{site: 'align.*', latent: {name: vector, sdt: 1}}]", "unknown option 'sdt' of latent 'vector'"),

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sittings of one small run: det, cls and emb together, on scenes of 64 pixels, as ``unified-train`` would take them.
 
-A sitting tells its losses step by step, as hexadecimal floats, so that a comparison is one of bits. In a process that
-has once run one, another takes a few hundredths of a second a step; a fork of it is warm too.
+A sitting tells step by step, so that a comparison is one of bits: its losses as hexadecimal floats, a digest of the
+batches that it saw, and one of the weights and buffers that it left. In a process that has once run one, another takes
+a few hundredths of a second a step; a fork of it is warm too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import signal
@@ -24,6 +26,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 import tiny
 
 from unified.contracts.config import RunConfig
+from unified.contracts.structures import Batch
 from unified.training import run
 from unified.training.folder import RunFolder
 from unified.training.monitor import Monitor
@@ -41,6 +44,7 @@ heads:
 """
 DATA = tiny.DATA.replace("train: 24, val: 8, seed: 0, size: 96", "train: 24, val: 4, seed: 0, size: 64")
 STEPS = 40
+LOST = 70  # exit code of a fork to which nobody listens any more
 
 Told = Callable[[int, str], None]
 Meddle = Callable[[Trainer, int], None]
@@ -62,15 +66,61 @@ def small_config(place: Path, *overrides: str) -> tuple[RunConfig, Path]:
     )
 
 
+class Seen:
+    """A stream of batches that remembers a digest of those that were taken."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self.batches, self._sum = batches, hashlib.sha256()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self.batches)
+        self._sum.update(batch.images.contiguous().numpy().tobytes())
+        for frame, each in zip(batch.frames, batch.annotations, strict=True):
+            self._sum.update(frame.image_id.encode() + each.boxes_xyxy.contiguous().numpy().tobytes())
+        return batch
+
+    @property
+    def digest(self) -> str:
+        return self._sum.hexdigest()[:16]
+
+
+def weights_of(trainer: Trainer) -> str:
+    """A digest of the weights and buffers that a step left."""
+    found = hashlib.sha256()
+    for _, tensor in sorted(trainer.model.state_dict().items()):
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def difference(one: str, other: str | None) -> str:
+    """Which of what two sittings told of a step differs; nothing where all is the same to the bit."""
+    if one == other:
+        return ""
+    if other is None:
+        return "it was not made"
+    parts = zip(("losses", "batch", "weights"), one.split(" | "), other.split(" | "), strict=True)
+    return ", ".join(f"{name} ({_apart(a, b)})" for name, a, b in parts if a != b)
+
+
+def _apart(one: str, other: str) -> str:
+    """The words that two lists of words do not share, side by side."""
+    return "; ".join(f"{a} was {b}" for a, b in zip(one.split(), other.split(), strict=False) if a != b) or "more words"
+
+
 @contextmanager
 def bare(told: Told | None = None, meddle: Meddle | None = None) -> Iterator[None]:
     """Runs are without a report and open their data once; ``told`` hears steps, ``meddle`` may do what it likes."""
     step, opened, splits = Trainer._step, run.open_splits, dict[str, Any]()
 
     def counted(trainer: Trainer, batches: Any) -> Any:
-        found = step(trainer, batches)
+        seen = Seen(batches)
+        found = step(trainer, seen if told else batches)
         if told:
-            told(trainer.progress.step, " ".join(float(v).hex() for _, v in sorted(found[0].items())))
+            losses = " ".join(f"{name}={float(v).hex()}" for name, v in sorted(found[0].items()))
+            told(trainer.progress.step, f"{losses} | {seen.digest} | {weights_of(trainer)}")
         if meddle:
             meddle(trainer, trainer.progress.step)
         return found
@@ -115,6 +165,12 @@ def ends_with(out: Path) -> str:
     return whole.hexdigest()
 
 
+def end_with_parent() -> None:
+    """Has Linux kill this process when the one that forked it ends; else a test that is stopped leaves runs behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class Child:
     """A sitting in a fork of this process, which is warm. Losses come through a pipe."""
 
@@ -123,18 +179,30 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(ear)
-            os._exit(self._live(config, base, out, mouth))
+            self._live(config, base, out, mouth)
         os.close(mouth)
         self.ear = os.fdopen(ear, "r")
         self.losses: dict[int, str] = {}
 
     @staticmethod
     def _live(config: RunConfig, base: Path, out: Path, mouth: int) -> int:
-        os.environ["OMP_NUM_THREADS"] = "1"
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        """The whole life of a fork. It never returns into the tests that it was forked from, whatever happens."""
+        code = LOST
+        try:
+            end_with_parent()
+            os.environ["OMP_NUM_THREADS"] = "1"
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            code = Child._sit(config, base, out, mouth)
+        finally:
+            os._exit(code)
+
+    @staticmethod
+    def _sit(config: RunConfig, base: Path, out: Path, mouth: int) -> int:
         try:
             summary = sit(config, base, out, told=lambda k, text: os.write(mouth, f"{k} {text}\n".encode()) and None)
+        except BrokenPipeError:
+            return LOST
         except BaseException as error:
             os.write(mouth, f"error {type(error).__name__}: {error}\n".encode())
             return 1

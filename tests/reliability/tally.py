@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+LOG = os.environ.get("UNIFIED_RELIABILITY_LOG")  # a file that gets a line for every trial, to follow a long run
 ROW = "reliability"
 SHOWN = 5  # failures that are told
 
@@ -48,6 +51,9 @@ class Tally:
         if not good:
             self.failures += 1
             self.faults.append(text)
+        if LOG:
+            with Path(LOG).open("a") as log:
+                log.write(f"{self.name}: trial {self.trials}, {self.failures} failed{'' if good else f': {text}'}\n")
 
     def control(self, trials: int, failures: int, what: str = "") -> None:
         """The way that must fail has been tried."""
@@ -87,22 +93,38 @@ def bound(trials: int, failures: int) -> str:
     """What may be said of the rate with 95 % confidence: by the rule of three where nothing failed."""
     if failures or not trials:
         return "-"
-    return f"<= {100 * min(1.0, 3 / trials):.2g} %"
+    percent = 300 / trials
+    return "none" if percent >= 100 else f"<= {percent:.2g} %"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as lines of text, columns in line."""
-    heads = ("harness", "trials", "failures", "95 % bound", "control failed", "seconds")
-    lines = [heads] + [
-        (r["name"], str(r["trials"]), str(r["failures"]), r["bound"], r["control"], f"{r['seconds']:.0f}") for r in rows
-    ]
+    """Rows as lines of text, columns in line, and their sum."""
+    heads = ("harness", "trials", "failures", "95 % bound", "control failed", "time")
+    lines = [heads, *(_cells(row) for row in rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(heads))]
-    shown = []
-    for k, line in enumerate(lines):
-        cells = [cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(line)]
-        shown.append("  ".join(cells).rstrip())
-        if k:
-            row = rows[k - 1]
-            said = [row["what"], row["control_what"] and f"control: {row['control_what']}", row["notes"]]
-            shown += [f"    {text}" for text in said if text]
-    return "\n".join(shown)
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    shown = [_line(heads, widths), rule]
+    for row, cells in zip(rows, lines[1:], strict=True):
+        shown.append(_line(cells, widths))
+        told = (("tried", row["what"]), ("control", row["control_what"]), ("found", row["notes"]))
+        shown += [f"  {name + ':':<9}{text}" for name, text in told if text]
+    return "\n".join([*shown, rule, _sum(rows)])
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    minutes, seconds = divmod(round(row["seconds"]), 60)
+    counts = (f"{row['trials']:,}", f"{row['failures']:,}")
+    return (row["name"], *counts, row["bound"], row["control"], f"{minutes}:{seconds:02d}")
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = zip(cells, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip()
+
+
+def _sum(rows: Sequence[dict[str, Any]]) -> str:
+    trials, failures = (sum(row[key] for row in rows) for key in ("trials", "failures"))
+    blind = [row["name"] for row in rows if row["control"].startswith("0 ")]
+    seen = f"the control of {', '.join(blind)} did not fail" if blind else "every control failed, as it must"
+    many = f"{len(rows)} harness{'es' if len(rows) > 1 else ''}"
+    return f"{many}, {trials:,} trials, {failures:,} failures; {seen}"

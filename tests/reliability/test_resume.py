@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sitting import STEPS, Child, ends_with, sit, small_config
+from sitting import STEPS, Child, difference, ends_with, sit, small_config
 from tally import Tally
 
 from unified.contracts.config import RunConfig
@@ -47,17 +47,26 @@ def stopped_at(step: int, reference: Reference, config: RunConfig, out: Path) ->
     if [*losses] != [*range(1, step + 1)]:
         return f"step {step}: the first sitting made steps {[*losses]}"
     sit(config, reference.base, out, losses.__setitem__)
-    other = [k for k in reference.losses if losses.get(k) != reference.losses[k]]
-    if other:
-        return f"step {step}: losses differ from step {other[0]} on"
+    if fault := first_difference(reference.losses, losses):
+        return f"stop at step {step}: {fault}"
     return "" if ends_with(out) == reference.digest else f"step {step}: the last checkpoint differs"
+
+
+def first_difference(reference: dict[int, str], found: dict[int, str]) -> str:
+    """The first step of which something else was told, and what; nothing if there is none."""
+    for step, text in reference.items():
+        if fault := difference(text, found.get(step)):
+            return f"other {fault} at step {step} first"
+    return ""
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_stop_at_any_step(
     tally: Tally, memory: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    tally.begin(f"stop at each step, {workers} workers", "losses and every tensor of the end, to the bit")
+    tally.begin(
+        f"stop at each step, {workers} workers", "losses, batches, weights of every step, and the end: to the bit"
+    )
     settings = reference.config.train.model_copy(update={"workers": workers})
     config = reference.config.model_copy(update={"train": settings})
     steps = tally.count(STEPS, share=2 if workers == 0 else 1)
@@ -124,9 +133,8 @@ def killed_run(reference: Reference, out: Path, rng: random.Random) -> tuple[int
             kills += code == -signal.SIGKILL
         else:
             code = child.end()
-        wrong = [k for k, text in child.losses.items() if reference.losses[k] != text]
-        if wrong:
-            return kills, f"losses differ at step {wrong[0]}"
+        if fault := first_difference({k: reference.losses[k] for k in child.losses}, child.losses):
+            return kills, fault
         if code == 0:
             break
         if code != -signal.SIGKILL:
@@ -135,7 +143,7 @@ def killed_run(reference: Reference, out: Path, rng: random.Random) -> tuple[int
 
 
 def test_killed_runs(tally: Tally, memory: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    tally.begin("runs killed by SIGKILL", f"each {KILLS} times or more; losses and every tensor of the end, to the bit")
+    tally.begin("runs killed by SIGKILL", f"each {KILLS} times or more; every step and the end: to the bit")
     rng, kills = random.Random(0), 0
     for run in range(tally.count(100, share=1)):
         more, fault = killed_run(reference, memory / f"run-{run}", rng)

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing import forkserver
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from unified.data.kitchen import process_context
 from unified.data.loader import TrainLoader
 from unified.data.mixing import Mixture
 from unified.data.schedule import make_schedule
+from unified.data.watch import sheltered, stand_by
 from unified.training.run import open_splits
 
 LIMIT = 10.0  # seconds
@@ -111,15 +113,68 @@ def test_stopped_workers(tally: Tally, mixture: Mixture) -> None:
     tally.verdict()
 
 
-def test_signals_to_the_group_are_for_the_trainer(mixture: Mixture) -> None:
-    """Ctrl-C and a first SIGTERM leave workers at work: a step that is to be finished needs its data."""
-    before = {child.pid for child in multiprocessing.active_children()}
-    stream = iter(loader(mixture))
-    for _ in range(2):  # one batch of each worker: both have begun
-        next(stream)
-    for pid in [c.pid for c in multiprocessing.active_children() if c.pid not in before and c.pid]:
-        os.kill(pid, signal.SIGINT)
-        os.kill(pid, signal.SIGTERM)
-    for _ in range(30):
-        next(stream)
-    stream.close()  # type: ignore[attr-defined]
+def late(worker: int) -> None:
+    """A worker that takes a while to begin."""
+    time.sleep(0.5)
+    stand_by(worker)
+
+
+def survives(mixture: Mixture, moment: float) -> bool:
+    """Whether batches still come after all workers got Ctrl-C and SIGTERM, so many seconds after they were born."""
+    before, stream = {child.pid for child in multiprocessing.active_children()}, iter(loader(mixture))
+    told: list[int] = []
+
+    def tell() -> None:
+        while len(told) < 2:
+            new = [c.pid for c in multiprocessing.active_children() if c.pid not in {*before, *told} and c.pid]
+            time.sleep(moment)
+            for pid in new:
+                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGTERM)
+            told.extend(new)
+
+    bearer = threading.Thread(target=tell)
+    bearer.start()
+    try:
+        for _ in range(2):
+            next(stream)
+        bearer.join()
+        for _ in range(30):
+            next(stream)
+    except DataError:
+        return False
+    finally:
+        stream.close()  # type: ignore[attr-defined]
+        told += [0, 0]
+        bearer.join()
+    return True
+
+
+def anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next workers are forked by a server that starts only then, and take a while to begin."""
+    monkeypatch.setattr("unified.data.kitchen.stand_by", late)
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.1, 0.3])
+def test_signals_to_the_group_are_for_the_trainer(
+    mixture: Mixture, monkeypatch: pytest.MonkeyPatch, moment: float
+) -> None:
+    """Ctrl-C and a first SIGTERM leave workers at work, from their birth on: a step needs its data to be finished."""
+    anew(monkeypatch)
+    assert survives(mixture, moment)
+
+
+def test_workers_that_are_not_sheltered_die_of_early_signals(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control."""
+    anew(monkeypatch)
+    monkeypatch.setattr("unified.data.kitchen.sheltered", contextlib.nullcontext)
+    assert not survives(mixture, 0.1)
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def test_the_trainer_itself_hears_signals_again() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with sheltered():
+        assert {signal.SIGINT, signal.SIGTERM} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

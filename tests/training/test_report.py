@@ -3,17 +3,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from unified.contracts.protocols import Curve
-from unified.contracts.structures import Annotations, Frame, LabelState, Prediction
+from unified.contracts.protocols import Curve, Labels, Metric, Task
+from unified.contracts.structures import Annotations, Frame, LabelState, LossTerm, Prediction
 from unified.training.evaluator import Evaluation, Shown
 from unified.training.exhibit import confident, retrieval_examples, truth
 from unified.training.folder import RunFolder
@@ -101,7 +101,26 @@ def shown(image: int, identity: int, vector: list[float]) -> Shown:
 
 
 PICTURES = [shown(0, 5, [1.0, 0.0]), shown(1, 7, [0.0, 1.0]), shown(2, 5, [1.0, 0.1]), shown(3, 9, [1.0, 0.5])]
-TASKS = {"marks": SimpleNamespace(labels="tags"), "det": SimpleNamespace(labels="boxes")}
+
+
+class Plain(Task):
+    """A task that says only what it must; how the truth is shown is left to the protocol's defaults."""
+
+    def __init__(self, labels: Labels) -> None:
+        super().__init__()
+        self.labels = labels  # type: ignore[misc]
+
+    def loss(self, output: object, batch: object) -> dict[str, LossTerm]:
+        return {}
+
+    def predict(self, output: object, predictions: Sequence[Prediction], **options: object) -> list[Prediction]:
+        return list(predictions)
+
+    def metric(self) -> Metric:
+        raise NotImplementedError
+
+
+TASKS: dict[str, Task] = {"marks": Plain("tags"), "det": Plain("boxes")}
 
 
 def test_only_likely_boxes_are_shown() -> None:
@@ -113,7 +132,7 @@ def test_only_likely_boxes_are_shown() -> None:
 
 
 def test_truth_is_the_annotations_in_the_shape_of_a_prediction() -> None:
-    true = truth(PICTURES[0], TASKS)  # type: ignore[arg-type]
+    true = truth(PICTURES[0], TASKS)
     assert true.tags == {"indoor": 1.0, "night": 0.0}
     assert true.boxes_xyxy is not None
     assert true.boxes_xyxy.tolist() == [[10, 10, 60, 60]]
@@ -138,7 +157,7 @@ def test_nothing_to_retrieve_draws_nothing() -> None:
 def test_the_whole_report(tmp_path: Path) -> None:
     a_log(tmp_path / "log.jsonl")
     curves = {"det/PR": [Curve([0, 1], [1, 0], "all", "recall", "precision")], "cls/empty": []}
-    drawn = report(RunFolder(tmp_path), Evaluation(curves=curves, shown=PICTURES), TASKS)  # type: ignore[arg-type]
+    drawn = report(RunFolder(tmp_path), Evaluation(curves=curves, shown=PICTURES), TASKS)
     names = ["losses.png", "metrics.png", "det-PR.png", "predictions.jpg", "retrieval.jpg"]
     assert [path.name for path in drawn] == names
     assert all(path.parent == tmp_path / "plots" and is_picture(path) for path in drawn)

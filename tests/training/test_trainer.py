@@ -77,7 +77,8 @@ def whole(place: Path) -> tuple[Path, Ear]:
     """An uninterrupted run of six steps."""
     config, base = tiny.config(place, *QUIET)
     ear = Ear()
-    train(config, base, out=place / "whole", monitor=ear)
+    with tiny.drawn():
+        train(config, base, out=place / "whole", monitor=ear)
     return place / "whole", ear
 
 

@@ -20,6 +20,18 @@ def as_input(images: Tensor) -> Tensor:
     return images if images.is_floating_point() else images.to(torch.get_default_dtype()).div_(255)
 
 
+def multiple(side: int, stride: int) -> int:
+    """The side of an input in pixels, if it is a positive multiple of the coarsest stride.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if side < 1 or side % stride:
+        near = max(stride, round(side / stride) * stride)
+        raise ConfigError(f"size {side} is no multiple of the network's coarsest stride {stride}; try {near}")
+    return side
+
+
 class UnifiedNetwork(nn.Module):
     """Explicit trunk, implicit latents, a head for each task: y_t = head_t(neck(backbone(x)) * z_t) (YOLOR eq. 3-5)."""
 
@@ -42,17 +54,18 @@ class UnifiedNetwork(nn.Module):
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.heads)
 
+    @property
+    def stride(self) -> int:
+        """The coarsest stride in pixels, of which the sides of an input must be multiples."""
+        return max(self.neck.spec.strides)
+
     def check_size(self, side: int) -> int:
         """The side of a square input in pixels, if it suits the strides.
 
         Raises:
             ConfigError: it is no positive multiple of the coarsest stride.
         """
-        stride = max(self.neck.spec.strides)
-        if side < 1 or side % stride:
-            near = max(stride, round(side / stride) * stride)
-            raise ConfigError(f"size {side} is no multiple of the network's coarsest stride {stride}; try {near}")
-        return side
+        return multiple(side, self.stride)
 
     def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Any]:
         """Runs the trunk once and then each task asked for (all by default).
@@ -98,9 +111,10 @@ class UnifiedNetwork(nn.Module):
 
     def answer(self, task: str, features: Features) -> Any:
         """One task's output from the shared features: its latents align them, its head reads them."""
-        modulate = self.bank.modulate(task)
-        aligned = features.with_maps(tuple(modulate(f"align.{level}", x) for level, x in features))
-        return self.heads[task](aligned, modulate)
+        modulate, head = self.bank.modulate(task), self.heads[task]
+        read = features.only(head.reads)  # type: ignore[arg-type]
+        aligned = read.with_maps(tuple(modulate(f"align.{level}", x) for level, x in read))
+        return head(aligned, modulate)
 
     def _known(self, tasks: Sequence[str]) -> Sequence[str]:
         for task in tasks:

@@ -192,8 +192,11 @@ def _row(
     relative: dict[str, Interval] = {}
     if theirs is not None:
         base = {task: [_by_task(theirs[seed])[task].scores[task] for seed in seeds] for task in tasks}
+        lower = {task for result in next(iter(theirs.values())) for task in result.lower}
         relative = {
-            task: over_seeds([relative_change(m, b) for m, b in zip(scores[task].values, base[task], strict=True)])
+            task: over_seeds(
+                [relative_change(m, b, task in lower) for m, b in zip(scores[task].values, base[task], strict=True)]
+            )
             for task in tasks
             if min(map(abs, base[task])) >= LEAST
         }

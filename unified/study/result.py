@@ -52,13 +52,14 @@ class Result:
     trunk: str  # digest of backbone, neck, norms and input size
     settings: Mapping[str, Any] = field(default_factory=dict)  # by dotted key, all else that decides a score
     rules: str = ""  # its latents in words
+    lower: tuple[str, ...] = ()  # tasks whose primary score is better the lower it is
 
     def as_json(self) -> dict[str, Any]:
-        return {**vars(self), "tasks": list(self.tasks)}
+        return {**vars(self), "tasks": list(self.tasks), "lower": list(self.lower)}
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Result:
-        return cls(**{**told, "tasks": tuple(told["tasks"])})
+        return cls(**{**told, "tasks": tuple(told["tasks"]), "lower": tuple(told.get("lower", ()))})
 
 
 def result_of(run: Path, arm: str = "") -> Result:
@@ -98,6 +99,7 @@ def result_of(run: Path, arm: str = "") -> Result:
         trunk=_digest({"size": config.train.size, **config.model.model_dump(mode="json", include=_TRUNK)}),
         settings=comparable(config),
         rules=rules(config),
+        lower=tuple(name for name, score in primary.items() if score in task_class(config.tasks[name]).lower),
     )
 
 

@@ -109,7 +109,7 @@ class Probe:
 
     def __init__(self, config: RunConfig, mixture: Mixture, hardware: Hardware) -> None:
         self.config, self.hardware = config, hardware
-        parts: Assembly = assemble(config.model, config.tasks, mixture.vocabulary, fetch=False)
+        parts: Assembly = assemble(config.model, config.tasks, mixture.vocabulary, fetch=False, growth=config.growth)
         self.model = hardware.place(JointModel(parts.network, parts.tasks)).train()
         stride = max(parts.network.neck.spec.strides)
         vary = max(phase.augment.multi_scale for phase in Course(config.train, mixture.images).phases)

@@ -74,7 +74,8 @@ class Descent:
             factors = self.observer.factors(seen)
             losses = {task: factors[task] * loss for task, loss in losses.items()}
         total = self.balancer.combine(losses)
-        touched = sum(p.sum() for p in idle) if self.accelerator.num_processes > 1 else 0.0
+        heard = self.accelerator.num_processes > 1 and not self.accelerator.is_fsdp2
+        touched = sum(p.sum() for p in idle) if heard else 0.0
         self.accelerator.backward(scale(total + 0.0 * touched))
 
     def _over_ranks(self, losses: Losses) -> dict[str, float]:

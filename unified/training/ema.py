@@ -9,10 +9,25 @@ import math
 import torch
 from torch import Tensor, nn
 
+from unified.training.sharding import local
+
 
 def ramped(decay: float, ramp: float, updates: int) -> float:
     """d(t) = decay * (1 - exp(-t / ramp)), so that early steps do not hold on to random weights."""
     return decay * (1 - math.exp(-updates / ramp))
+
+
+def unchanging(network: nn.Module) -> frozenset[str]:
+    """Names of what no step changes: parameters that do not learn, and the buffers of parts that stand still.
+
+    An average of equal numbers is the number, but for the sign of a zero; what stands still is not even averaged.
+    """
+    standing = {id(part) for whole in getattr(network, "standing", ()) for part in whole.modules()}
+    names = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    for place, module in network.named_modules():
+        if id(module) in standing:
+            names |= {f"{place}.{name}" if place else name for name, _ in module.named_buffers(recurse=False)}
+    return frozenset(names)
 
 
 class MovingAverage:
@@ -43,8 +58,9 @@ class MovingAverage:
     def _pair(self, network: nn.Module, resting: frozenset[str]) -> None:
         """Lists the tensors of both networks once, floating ones and counters apart: both change in place only."""
         current, idle = network.state_dict(), tuple(f"{p}.{t}." for p in ("heads", "bank.tasks") for t in resting)
-        average = {name: tensor for name, tensor in self.network.state_dict().items() if not name.startswith(idle)}
+        still, own = unchanging(network), self.network.state_dict()
+        average = {name: tensor for name, tensor in own.items() if name not in still and not name.startswith(idle)}
         floating = [[k for k, v in average.items() if v.is_floating_point() == wanted] for wanted in (True, False)]
-        self._averages = [[average[k] for k in keys] for keys in floating]
-        self._currents = [[current[k].detach() for k in keys] for keys in floating]
+        self._averages = [[local(average[k]) for k in keys] for keys in floating]
+        self._currents = [[local(current[k].detach()) for k in keys] for keys in floating]
         self._paired, self._resting = network, resting

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unified.boxes import iou_xyxy
+from unified.contracts.answer import selected
 from unified.contracts.protocols import Task
 from unified.contracts.structures import Prediction, positive
 
@@ -37,7 +38,7 @@ def confident(prediction: Prediction, least: float = CONFIDENT) -> Prediction:
     keep = prediction.scores >= least
     per_box = ("boxes_xyxy", "scores", "labels", "box_embeddings")
     kept = {name: value[keep] for name in per_box if (value := getattr(prediction, name)) is not None}
-    return replace(prediction, **kept)
+    return replace(prediction, **kept, extras=selected(prediction.extras, keep))
 
 
 def truth(shown: Shown, tasks: Mapping[str, Task]) -> Prediction:
@@ -49,6 +50,7 @@ def truth(shown: Shown, tasks: Mapping[str, Task]) -> Prediction:
         labels=known.box_labels,
         scores=torch.ones(len(known)),
         box_names=said.box_names,
+        extras={name: told for name, task in tasks.items() if (told := task.truth(known)) is not None},
     )
     for name, task in tasks.items():
         states = known.states.get(name)

@@ -124,9 +124,9 @@ def find_rate(
     mixture = open_splits(config, base).train
     accelerator, hardware = make_accelerator(config)
     config, _ = settled_batch(config, mixture, accelerator, hardware)
-    parts = assemble(config.model, config.tasks, mixture.vocabulary)
+    parts = assemble(config.model, config.tasks, mixture.vocabulary, growth=config.growth)
     if start:
-        begin_with(parts.network, start)
+        begin_with(parts.network, start, config.growth)
     settle_norms(parts.network, config.train.batch_norm, config.train.frozen_norms)
     model = JointModel(parts.network, parts.tasks)
     model.settle(config)

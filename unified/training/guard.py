@@ -13,6 +13,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from unified.training.sharding import local
+
 LIMIT: Final = 3  # bad steps in a row that end a run
 
 
@@ -76,5 +78,5 @@ def _sum(group: Sequence[Tensor]) -> Tensor:
 
 
 def all_finite(tensor: Tensor | None) -> bool:
-    """Whether a tensor holds neither NaN nor infinity."""
-    return tensor is None or not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    """Whether a tensor, or this rank's part of it, holds neither NaN nor infinity."""
+    return tensor is None or not tensor.is_floating_point() or bool(torch.isfinite(local(tensor)).all())

@@ -4,14 +4,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
-from unified.contracts.config import RunConfig
+from unified.contracts.config import GrowthConfig, RunConfig
 from unified.contracts.errors import ConfigError
 from unified.contracts.protocols import Task
+from unified.contracts.protocols import tasks as registered
+from unified.contracts.registry import RegistryError
 from unified.contracts.structures import Batch, LossTerm
 from unified.model.network import UnifiedNetwork
+from unified.training.distillation import Teacher
+
+
+def checked(terms: Any, task: Task) -> Mapping[str, LossTerm]:
+    """What a task's loss returned, if it is what it must be.
+
+    Raises:
+        RegistryError: it is not loss terms by name.
+    """
+    if isinstance(terms, Mapping) and all(isinstance(term, LossTerm) for term in terms.values()):
+        return terms
+    who, got = registered.called(type(task)), type(terms).__name__
+    raise RegistryError(f"{who}: loss() returned a {got}; expected {{name: LossTerm(sum, count)}}")
 
 
 class JointModel(nn.Module):
@@ -26,6 +42,7 @@ class JointModel(nn.Module):
         self.tasks = tasks
         self.rates: dict[str, float] = {}
         self._frozen: tuple[str, ...] = ()  # places of modules
+        self.teacher: Teacher | None = None  # holds the answers of tasks that came with the network
 
     def settle(self, config: RunConfig) -> None:
         """Takes the rates of the tasks and freezes what shall not learn: no gradients, and batch norms stand still.
@@ -38,13 +55,25 @@ class JointModel(nn.Module):
         for name in (name for name, task in config.tasks.items() if task.freeze):
             own = (f"network.heads.{name}", f"tasks.{name}", f"network.bank.tasks.{name}")
             places += [place for place in own if place in dict(self.named_modules())]
-        self._frozen = tuple(places)
+        self._frozen = tuple(dict.fromkeys([*places, *self._keep(config.growth)]))
+        places = [*self._frozen]
         for place in places:
             self.get_submodule(place).requires_grad_(False)
         self.network.standing += tuple(self.get_submodule(p) for p in places if p.startswith("network."))
         if not any(p.requires_grad for p in self.parameters()):
             raise ConfigError("freeze: nothing is left to learn; leave one task, the backbone or the neck out of it")
         self.train(self.training)
+
+    def _keep(self, growth: GrowthConfig) -> list[str]:
+        """The places of what came with the network and does not learn; there is a teacher where answers are held."""
+        if not growth.tasks:
+            return []
+        if growth.unfreeze and growth.distill:
+            self.teacher = Teacher(self.network, growth.tasks, growth.distill)
+        parts = [part for part in ("backbone", "neck") if part not in growth.unfreeze]
+        parts += [f"{part}.{name}" for name in growth.tasks for part in ("heads", "bank.tasks")]
+        there = dict(self.network.named_modules())
+        return [f"network.{part}" for part in parts if part in there] + ["teacher"] * (self.teacher is not None)
 
     def train(self, mode: bool = True) -> JointModel:
         """Training or evaluation mode; what is frozen stays in evaluation mode."""
@@ -55,8 +84,12 @@ class JointModel(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Mapping[str, LossTerm]]:
         """Loss terms of the tasks this batch serves, by task name."""
-        outputs = self.network(batch.images, batch.tasks)
-        return {name: self.task(name).loss(outputs[name], batch) for name in batch.tasks}
+        held = self.teacher.tasks if self.teacher else ()
+        outputs = self.network(batch.images, (*batch.tasks, *held))
+        terms = {name: checked(self.task(name).loss(outputs[name], batch), self.task(name)) for name in batch.tasks}
+        if self.teacher and batch.tasks:
+            terms[batch.tasks[0]] = {**terms[batch.tasks[0]], **self.teacher(batch.images, outputs)}
+        return terms
 
     def task(self, name: str) -> Task:
         return self.tasks[name]  # type: ignore[return-value]
@@ -64,7 +97,8 @@ class JointModel(nn.Module):
     def parameters_of(self, task: str) -> Iterator[nn.Parameter]:
         """Parameters that only this task uses: its head, its latents and its loss."""
         yield from self.network.heads[task].parameters()
-        yield from self.tasks[task].parameters()
+        if task in self.tasks:  # of those that came with the network only head and latents are here
+            yield from self.tasks[task].parameters()
         if task in self.network.bank.tasks:
             yield from self.network.bank.tasks[task].parameters()
 

@@ -232,7 +232,7 @@ def measure_wait(config: RunConfig, base: Path, steps: int, workers: int | None)
     """Real training steps, with the loader that training uses."""
     _, hardware = make_accelerator(config)
     mixture = open_splits(config, base).train
-    parts = assemble(config.model, config.tasks, mixture.vocabulary, fetch=False)
+    parts = assemble(config.model, config.tasks, mixture.vocabulary, fetch=False, growth=config.growth)
     model = hardware.place(JointModel(parts.network, parts.tasks)).train()
     optimizer, balancer = make_optimizer(model, config.train), make_balancer(config)
     reach = reach_of(config.train.size, [config.train.augment])

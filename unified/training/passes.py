@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +20,7 @@ from unified.training.portions import added, is_out_of_memory, portioned, shrunk
 from unified.training.progress import Progress
 from unified.training.ranks import Ranks
 from unified.training.serving import Serving
+from unified.training.sharding import forget_gradients
 
 Terms = Mapping[str, Mapping[str, LossTerm]]
 Scale = Callable[[Tensor], Tensor]
@@ -49,6 +50,9 @@ class Passes:
         self.model, self.wrapped, self.accelerator = model, wrapped, accelerator
         self.descent, self.guard, self.pass_images = descent, guard, pass_images
         self.ranks = Ranks(accelerator)
+        self._agreeing = False
+        if self.ranks.count > 1:
+            model.forward = self._agreed(model.forward)  # type: ignore[method-assign,assignment]
         self.tell: Callable[[str], None] = print
         self.check: Callable[[Terms], None] = lambda terms: None
 
@@ -80,6 +84,8 @@ class Passes:
         """Nothing of the step's passes remains: no gradients, and buffers as they were before."""
         self.descent.forget()
         self.guard.restore()
+        if self.accelerator.is_fsdp2:
+            forget_gradients(self.model)
         self.model.zero_grad(set_to_none=True)
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -146,23 +152,44 @@ class Passes:
 
     def _forward(self, batch: Batch) -> Terms:
         """Loss terms; ranks agree on whether it fitted everywhere before gradients are exchanged."""
-        if self.ranks.count == 1:
+        with self._agreement():
             return self.wrapped(batch)  # type: ignore[no-any-return]
-        terms: Terms | None = None
+
+    def _agreed(self, forward: Callable[[Batch], Terms]) -> Callable[[Batch], Terms]:
+        """A forward pass that fails for want of memory on all ranks if it does on one.
+
+        It stands inside what shares gradients: where only one rank failed there, the others would await its gradients.
+        """
+
+        def passed(batch: Batch) -> Terms:
+            if not self._agreeing:
+                return forward(batch)
+            terms: Terms | None = None
+            try:
+                terms = forward(batch)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            if self.ranks.any(terms is None):
+                raise torch.OutOfMemoryError("a forward pass did not fit on every rank")
+            assert terms is not None
+            return terms
+
+        return passed
+
+    @contextmanager
+    def _agreement(self) -> Iterator[None]:
+        """Every rank makes the same forward passes within."""
+        self._agreeing = True
         try:
-            terms = self.wrapped(batch)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        if self.ranks.any(terms is None):
-            raise torch.OutOfMemoryError("a forward pass did not fit on every rank")
-        assert terms is not None
-        return terms
+            yield
+        finally:
+            self._agreeing = False
 
     def _whole(self, portions: Sequence[Batch]) -> Terms:
         """The terms of a whole batch, in portions and without gradients: each portion is then a share of them."""
         kept, thrown = self.guard.copy(), dice.of_torch(self.accelerator.device)
-        with torch.no_grad():
+        with torch.no_grad(), self._agreement():
             terms = added([self.model(portion) for portion in portions])
         self.guard.put(kept)
         dice.laid_down(thrown, self.accelerator.device)

@@ -20,6 +20,7 @@ from unified.training.balance import check_phases
 from unified.training.course import Course, Setting
 from unified.training.ema import ramped
 from unified.training.folder import RunFolder
+from unified.training.growth import growth_notes
 from unified.training.joint import JointModel
 from unified.training.optimizer import make_optimizer
 from unified.training.run import make_accelerator, make_balancer, open_splits, planned_schedule
@@ -142,9 +143,9 @@ def preview(
     accelerator, hardware = make_accelerator(config)
     config, fitted = settled_batch(config, splits.train, accelerator, hardware)
     notes += fitted
-    parts = assemble(config.model, config.tasks, splits.train.vocabulary, fetch=False)
+    parts = assemble(config.model, config.tasks, splits.train.vocabulary, fetch=False, growth=config.growth)
     parts.network.check_size(config.train.size)
-    notes += [begin_with(parts.network, start)] if start and not resume else []
+    notes += [begin_with(parts.network, start, config.growth)] if start and not resume else []
     notes += [note] if (note := parts.network.trunk_note()) else []
     config = together(config, splits.train)
     make_balancer(config)
@@ -153,6 +154,7 @@ def preview(
     course = Course(config.train, splits.train.images)
     model = JointModel(parts.network, parts.tasks)
     model.settle(config)
+    notes += growth_notes(model, config)
     optimizer = make_optimizer(model, config.train)
     shares = schedule.shares(course.passes)
     return Preview(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
@@ -76,6 +76,29 @@ class Ranks:
         rows = self.stacked({"text": torch.frombuffer(bytearray(raw), dtype=torch.uint8)})["text"]
         found = [bytes(row.tolist()).rstrip(b"\0").decode(errors="ignore") for row in rows]
         return [line for line in found if line]
+
+    def blobs(self, data: bytes) -> list[bytes]:
+        """What every rank has to tell, in their order."""
+        if self.count == 1:
+            return [data]
+        lengths = self.stacked({"length": torch.tensor([len(data)])})["length"].flatten().tolist()
+        padded = torch.frombuffer(bytearray(data.ljust(max(lengths), b"\0")), dtype=torch.uint8)
+        rows = self.stacked({"data": padded})["data"]
+        return [row[:length].numpy().tobytes() for row, length in zip(rows, lengths, strict=True)]
+
+    @torch.no_grad()
+    def follow(self, tensors: Iterable[Tensor]) -> None:
+        """Gives tensors that every rank has the first one's values."""
+        if self.count == 1:
+            return
+        kinds: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            kinds.setdefault(tensor.dtype, []).append(tensor)
+        for group in kinds.values():
+            values = torch.cat([tensor.reshape(-1) for tensor in group])
+            distributed.broadcast(values, src=0)
+            for tensor, value in zip(group, values.split_with_sizes([t.numel() for t in group]), strict=True):
+                tensor.copy_(value.view(tensor.shape))
 
     def unsynced(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Gradients stay on their rank within; the next backward pass outside brings all of them together."""

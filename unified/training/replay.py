@@ -45,7 +45,7 @@ def replay(place: Path, rank: int = 0) -> list[str]:
 def _model(checkpoint: Checkpoint, source: str) -> JointModel:
     config = RunConfig.model_validate(checkpoint.state["config"])
     words = {name: tuple(words) for name, words in checkpoint.state["vocabulary"].items()}
-    parts = assemble(config.model, config.tasks, Vocabulary(**words), fetch=False)
+    parts = assemble(config.model, config.tasks, Vocabulary(**words), fetch=False, growth=config.growth)
     model = JointModel(parts.network, parts.tasks)
     fit_state(model, checkpoint.tensors["model"], source)
     return model

@@ -32,10 +32,11 @@ FREE: Final = (  # settings that change no weight
     "train.keep_last",
     "train.diagnostics",
     "train.logging",
+    "train.shard",
 )
 
 
-def surroundings(hardware: Hardware, ranks: int) -> dict[str, Any]:
+def surroundings(hardware: Hardware, ranks: int | str) -> dict[str, Any]:
     """What decides the bits beside configuration and data, as JSON: the same here and there gives the same weights."""
     found: dict[str, Any] = {"unified": unified.__version__, "python": platform.python_version()}
     for name in PACKAGES:

@@ -3,91 +3,93 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
-from unified.contracts import protocols
+from unified.checkpoint import Checkpoint
 from unified.contracts.config import AugmentConfig, RunConfig
-from unified.contracts.document import check_options
-from unified.contracts.errors import ConfigError
+from unified.contracts.plugins import require
 from unified.contracts.protocols import Balancer
 from unified.contracts.structures import Batch
-from unified.data.fingerprint import fingerprints
 from unified.data.larder import Larder, stock
 from unified.data.loader import TrainLoader, reach_of
-from unified.data.mixing import Mixture, open_mixture
+from unified.data.mixing import Mixture
 from unified.data.schedule import CountingSchedule
 from unified.data.spoilage import Spoilage
-from unified.hardware import Hardware, leave_a_core, pick, pick_workers
-from unified.model.build import Assembly, assemble, task_class
+from unified.hardware import Hardware, pick_workers
+from unified.model.build import Assembly, assemble
 from unified.model.defaults import spelled_out
 from unified.model.norms import settle_norms
+from unified.training import sharding
 from unified.training.auto_batch import settled_batch
-from unified.training.balance import check_balance, check_phases
+from unified.training.balance import check_phases
 from unified.training.conflict import make_meter
 from unified.training.course import Course
 from unified.training.dice import sown
 from unified.training.folder import RunFolder
+from unified.training.growth import growth_notes
 from unified.training.joint import JointModel
 from unified.training.listeners import Together, listeners
 from unified.training.monitor import DatasetPlan, Monitor, Plan, RunSummary
 from unified.training.page.story import Story
-from unified.training.ranks import Ranks, meet_anew, restarts
+from unified.training.preparation import Splits as Splits
+from unified.training.preparation import description as description
+from unified.training.preparation import identity as identity
+from unified.training.preparation import make_accelerator as make_accelerator
+from unified.training.preparation import make_balancer as make_balancer
+from unified.training.preparation import open_splits as open_splits
+from unified.training.preparation import planned_schedule as planned_schedule
+from unified.training.preparation import planned_steps as planned_steps
+from unified.training.ranks import Ranks, restarts
 from unified.training.report import report
-from unified.training.resumption import restarted, resumed, surroundings
-from unified.training.scheduling import scheduled, together
+from unified.training.resumption import restarted, resumed
+from unified.training.scheduling import together
 from unified.training.signals import Stops, stopped_by
 from unified.training.start import begin_with
 from unified.training.trainer import Trainer
+from unified.training.unfed import unfed
 from unified.training.unreadable import Unreadable
 from unified.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class Splits:
-    """The run's data, opened."""
+class Origin:
+    """Where a run comes from: a configuration, or a checkpoint that it goes on with."""
 
-    train: Mixture
-    val: Mixture
+    config: RunConfig
+    base: Path
+    resume: Path | None = None  # its folder
+    saved: Checkpoint | None = None
 
-
-def open_splits(config: RunConfig, base: Path) -> Splits:
-    """Both splits; the validation split speaks the training vocabulary."""
-    kinds = {name: task_class(task) for name, task in config.tasks.items()}
-    labels, breaks = ({name: getattr(kind, what) for name, kind in kinds.items()} for what in ("labels", "breaks"))
-    given: dict[str, Any] = {"size": config.train.size, "base": base, "breaks": breaks}
-    train = open_mixture(config.data, labels, split="train", **given)
-    val = open_mixture(config.data, labels, split="val", vocabulary=train.vocabulary, **given)
-    return Splits(train, val)
+    @property
+    def step(self) -> int | None:
+        """The step it goes on from; None for a fresh run."""
+        return int(self.saved.state["progress"]["step"]) if self.saved else None
 
 
-def planned_steps(config: RunConfig, images: int) -> int:
-    """Optimizer steps of the whole run: ``epochs`` over all images, ``max_steps`` at most."""
-    return Course(config.train, images).steps
+@dataclass(frozen=True)
+class Footing:
+    """What a run stands on: everything that words can get wrong has been made, and nothing has been written."""
 
-
-def make_accelerator(config: RunConfig) -> tuple[Accelerator, Hardware]:
-    """Devices and ranks by accelerate; precision by capability."""
-    hardware = pick(config.train.device, config.train.precision)
-    if hardware.device.type == "cpu":
-        leave_a_core()
-    AcceleratorState._reset_state(reset_partial_state="RANK" not in os.environ)  # runs may follow one another
-    meet_anew(cpu=hardware.device.type == "cpu")
-    accelerator = Accelerator(
-        mixed_precision={"fp32": "no"}.get(hardware.precision, hardware.precision),
-        cpu=hardware.device.type == "cpu",
-        step_scheduler_with_optimizer=False,
-    )
-    return accelerator, Hardware(accelerator.device, hardware.precision)
+    origin: Origin
+    config: RunConfig
+    splits: Splits
+    accelerator: Accelerator
+    hardware: Hardware
+    parts: Assembly
+    model: JointModel
+    balancer: Balancer
+    schedule: CountingSchedule
+    listeners: Sequence[Monitor]
+    describe: Mapping[str, Any]  # what its checkpoints say
+    notes: Sequence[str]  # what a person should know of it
 
 
 def train(
@@ -117,99 +119,94 @@ def train(
     Raises:
         UnifiedError: bad words, data, checkpoints or folders, before the first step.
     """
-    if resume is None and (resume := restarted(out)) is not None:
-        config = RunFolder.open(resume).read_config()
-    saved = RunFolder.open(resume).load("last") if resume else None
-    base = Path(saved.said("base")) if saved else base
-    sown(config.train.seed)
-    config = config if saved else spelled_out(config)
-    splits = open_splits(config, base)
-    accelerator, hardware = make_accelerator(config)
-    config, notes = (config, []) if saved else settled_batch(config, splits.train, accelerator, hardware)
-    parts = assemble(config.model, config.tasks, splits.train.vocabulary, fetch=saved is None)
-    parts.network.check_size(config.train.size)
-    notes += [begin_with(parts.network, start)] if start and not saved else []
-    settle_norms(parts.network, config.train.batch_norm, config.train.frozen_norms, fresh=saved is None)
-    config = together(config, splits.train)
-    balancer, schedule = make_balancer(config), planned_schedule(config, splits.train, accelerator)
-    check_phases(config.train.phases, config.tasks)
-    more = listeners(config) if accelerator.is_main_process else []
-    describe = description(config, base, splits.train) | identity(splits, hardware, accelerator.num_processes)
-    notes += resumed(saved.state, config, hardware, describe, resume, force) if saved else []
-    folder = RunFolder.open(resume) if resume else _fresh_folder(out, config, accelerator)
-    resumed_at = int(saved.state["progress"]["step"]) if saved else None
-    monitor, story = _audience(monitor, more, folder, config, splits, parts, resumed_at, accelerator)
+    on = _footing(_origin(config, base, out, resume), start, force)
+    folder = RunFolder.open(on.origin.resume) if on.origin.resume else _fresh_folder(out, on.config, on.accelerator)
+    monitor, story = _audience(monitor, on, folder)
     folder.say = monitor.message
-    stops = Stops(folder.path / "stop" if accelerator.is_main_process else None, monitor.message)
-    unreadable = Unreadable(splits.train, splits.val, config.train.unreadable, folder, monitor, accelerator)
-    model = JointModel(parts.network, parts.tasks)
-    model.settle(config)
-    trainer = Trainer(
-        model,
-        config,
-        folder,
-        accelerator,
-        hardware,
-        course=Course(config.train, splits.train.images),
-        balancer=balancer,
-        schedule=schedule,
-        validate=Validation(
-            config,
-            splits.val,
-            parts.tasks,
-            hardware,
-            unreadable.val,
-            stops,
-            monitor.message,
-            story,
-        ),
-        describe=describe,
-        monitor=monitor,
-        stops=stops,
-    )
-    if saved:
-        trainer.restore(saved, str(resume))
-    trainer.meter = make_meter(config, splits.train, folder, accelerator, hardware)
-    if trainer.meter:
-        trainer.meter.trim(trainer.progress.step)
-    if accelerator.is_main_process:
-        if saved:
-            folder.trim_log(trainer.progress.step)
-            if trainer.share < 1:
-                folder.log({"resumed": trainer.progress.step, "notes": notes})
-        if force or not saved:
-            folder.write_config(config)
-    monitor.start(_plan(trainer, splits, hardware, command, notes))
+    given = (on.splits.train, on.splits.val, on.config.train.unreadable)
+    unreadable = Unreadable(*given, folder, monitor, on.accelerator)
+    trainer = _trainer(on, folder, monitor, story, unreadable)
+    _take_up(trainer, on, force)
+    monitor.start(_plan(trainer, on.splits, on.hardware, command, on.notes))
     with story or nullcontext():
-        trainer.fit(_batches(config, splits.train, schedule, trainer, unreadable.train))
+        trainer.fit(_batches(on.config, on.splits.train, on.schedule, trainer, unreadable.train))
     unreadable.end()
     return _finish(trainer, folder, monitor)
 
 
-def description(config: RunConfig, base: Path, mixture: Mixture) -> dict[str, Any]:
-    """What a checkpoint must say to be loaded on its own."""
-    vocabulary = {name: list(words) for name, words in vars(mixture.vocabulary).items()}
-    return {
-        "config": config.model_dump(mode="json"),
-        "base": str(base.resolve()),
-        "vocabulary": vocabulary,
-        "categories": mixture.categories(),
-    }
+def _origin(config: RunConfig, base: Path, out: Path | None, resume: Path | None) -> Origin:
+    if resume is None and (resume := restarted(out)) is not None:
+        config = RunFolder.open(resume).read_config()
+    if resume is None:
+        return Origin(spelled_out(config), base)
+    saved = RunFolder.open(resume).load("last")
+    require(saved.state.get("plugins", ()), config, str(resume), data=True)
+    return Origin(config, Path(saved.said("base")), resume, saved)
 
 
-def identity(splits: Splits, hardware: Hardware, ranks: int) -> dict[str, Any]:
-    """What a checkpoint must say so that a run that goes on can tell whether it is the same."""
-    data = fingerprints({"train": splits.train, "val": splits.val})
-    return {"fingerprints": data, "surroundings": surroundings(hardware, ranks)}
+def _footing(origin: Origin, start: Path | None, force: bool) -> Footing:
+    """Makes everything that a run is made of, in an order in which dice are thrown alike for ever."""
+    config, saved = origin.config, origin.saved
+    sown(config.train.seed)
+    splits = open_splits(config, origin.base)
+    accelerator, hardware = make_accelerator(config)
+    config, notes = (config, []) if saved else settled_batch(config, splits.train, accelerator, hardware)
+    parts = assemble(config.model, config.tasks, splits.train.vocabulary, fetch=saved is None, growth=config.growth)
+    parts.network.check_size(config.train.size)
+    notes += unfed(splits.train, {name: parts.task(name) for name in config.tasks})
+    notes += [begin_with(parts.network, start, config.growth)] if start and not saved else []
+    settle_norms(parts.network, config.train.batch_norm, config.train.frozen_norms, fresh=saved is None)
+    config = together(config, splits.train)
+    balancer, schedule = make_balancer(config), planned_schedule(config, splits.train, accelerator)
+    check_phases(config.train.phases, config.tasks)
+    sharding.check(config, balancer, hardware)
+    more = listeners(config) if accelerator.is_main_process else []
+    whole = sharding.layout(accelerator)
+    describe = description(config, origin.base, splits.train) | identity(splits, hardware, whole)
+    notes += resumed(saved.state, config, hardware, describe, origin.resume, force) if saved else []
+    model = JointModel(parts.network, parts.tasks)
+    model.settle(config)
+    notes += growth_notes(model, config)
+    made = (splits, accelerator, hardware, parts, model, balancer, schedule)
+    return Footing(origin, config, *made, more, describe, notes)
 
 
-def make_balancer(config: RunConfig) -> Balancer:
-    """The configured way to make one loss of the tasks' losses."""
-    cls = protocols.balancers.get(config.balance.name)
-    check_options("balancer", config.balance.name, cls, config.balance.options, reserved=("weights",))
-    balancer: Balancer = cls({name: task.weight for name, task in config.tasks.items()}, **config.balance.options)
-    check_balance(config, balancer)
-    return balancer
+def _trainer(on: Footing, folder: RunFolder, monitor: Monitor, story: Story | None, unreadable: Unreadable) -> Trainer:
+    stops = Stops(folder.path / "stop" if on.accelerator.is_main_process else None, monitor.message)
+    seen = (on.splits.val, on.parts.tasks, on.hardware, unreadable.val, stops, monitor.message)
+    return Trainer(
+        on.model,
+        on.config,
+        folder,
+        on.accelerator,
+        on.hardware,
+        course=Course(on.config.train, on.splits.train.images),
+        balancer=on.balancer,
+        schedule=on.schedule,
+        validate=Validation(on.config, *seen, Ranks(on.accelerator), story),
+        describe=on.describe,
+        monitor=monitor,
+        stops=stops,
+    )
+
+
+def _take_up(trainer: Trainer, on: Footing, force: bool) -> None:
+    """Puts a trainer where the run is to go on, and its folder with it."""
+    saved, folder = on.origin.saved, trainer.folder
+    if saved:
+        trainer.restore(saved, str(on.origin.resume))
+    trainer.meter = make_meter(on.config, on.splits.train, folder, on.accelerator, on.hardware)
+    step = trainer.progress.step
+    if trainer.meter:
+        trainer.meter.trim(step)
+    if not on.accelerator.is_main_process:
+        return
+    if saved:
+        folder.trim_log(step)
+        if trainer.share < 1:
+            folder.log({"resumed": step, "notes": [*on.notes]})
+    if force or not saved:
+        folder.write_config(on.config)
 
 
 def _fresh_folder(out: Path | None, config: RunConfig, accelerator: Accelerator) -> RunFolder:
@@ -224,38 +221,15 @@ def _fresh_folder(out: Path | None, config: RunConfig, accelerator: Accelerator)
     return made or RunFolder(Path(where))
 
 
-def _audience(
-    monitor: Monitor | None,
-    more: Sequence[Monitor],
-    folder: RunFolder,
-    config: RunConfig,
-    splits: Splits,
-    parts: Assembly,
-    resumed: int | None,
-    accelerator: Accelerator,
-) -> tuple[Monitor, Story | None]:
+def _audience(monitor: Monitor | None, on: Footing, folder: RunFolder) -> tuple[Monitor, Story | None]:
     """Whoever listens, on the main process alone; among them what writes the run's page."""
-    if not accelerator.is_main_process:
+    if not on.accelerator.is_main_process:
         return Monitor(), None
     first = monitor or Monitor()
-    tasks = {name: parts.task(name) for name in config.tasks}
-    data = (splits.train, splits.val)
-    story = Story(folder, config, tasks, *data, parts.network, resumed=resumed, tell=first.message)
-    return Together([first, *more, story]), story
-
-
-def planned_schedule(config: RunConfig, mixture: Mixture, accelerator: Accelerator) -> CountingSchedule:
-    """Which dataset at which forward pass; a batch that cannot be shared is refused here."""
-    settings = config.train
-    share = settings.batch // settings.accumulate
-    if share * settings.accumulate != settings.batch or share % accelerator.num_processes:
-        raise ConfigError(
-            f"batch {settings.batch} cannot be shared by {settings.accumulate} accumulation steps on "
-            f"{accelerator.num_processes} ranks; choose a multiple of {settings.accumulate * accelerator.num_processes}"
-        )
-    mixture.samplers(share, settings.seed)  # one that does not fit is refused before the run has a folder
-    sizes = {name: math.ceil(len(source) / share) for name, source in mixture.sources.items()}
-    return scheduled(config, sizes, mixture.serves, Course(settings, mixture.images))
+    tasks = {name: on.parts.task(name) for name in on.config.tasks}
+    data = (on.splits.train, on.splits.val)
+    story = Story(folder, on.config, tasks, *data, on.parts.network, resumed=on.origin.step, tell=first.message)
+    return Together([first, *on.listeners, story]), story
 
 
 def _batches(

@@ -14,12 +14,13 @@ from unified.contracts.protocols import Task
 
 
 def told_scores(metrics: Mapping[str, float], tasks: Mapping[str, Task], accelerator: Accelerator) -> dict[str, float]:
-    """The scores of the first rank's evaluation: by task/score all of them, and by task its primary one.
+    """The scores of the first rank's evaluation: by task/score all of them, and by task how good its primary one is.
 
     Args:
         metrics: by task/score, on the first rank; others know none.
     """
-    primary = {name: metrics[key] for name, task in tasks.items() if (key := f"{name}/{task.primary}") in metrics}
+    keys = {name: f"{name}/{task.primary}" for name, task in tasks.items()}
+    primary = {name: tasks[name].goodness(metrics[key]) for name, key in keys.items() if key in metrics}
     scores = {**metrics, **primary}
     if accelerator.num_processes == 1:
         return scores

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unified.contracts.errors import CheckpointError
+from unified.training.sharding import spread
 
 _MARK = "tensor:"  # before the name of a tensor that stood there
 
@@ -101,10 +102,7 @@ def nested(
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split("/", 1)
-        state.setdefault(int(index), {})[name] = _laid_out(value, parameters[int(index)])
+        state.setdefault(int(index), {})[name] = spread(
+            value, parameters[int(index)]
+        )  # fused ones walk both by address
     return {"state": state, "param_groups": groups["groups"]}
-
-
-def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """A moment in the memory layout of its parameter: fused optimizers walk both by address, whatever their strides."""
-    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

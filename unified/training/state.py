@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from unified.checkpoint import Checkpoint, fit_state
 from unified.training import dice
 from unified.training.progress import Progress
+from unified.training.sharding import fitted, whole
 from unified.training.snapshot import flat, nested, restore_parts, states_of
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ def state_of(trainer: Trainer) -> Checkpoint:
     parts, more = states_of(trainer.parts)
     scaler = trainer.accelerator.scaler
     tensors = {
-        "ema": network.state_dict(),
-        "model": trainer.model.state_dict(),
-        "optimizer": slots,
+        "ema": whole(network.state_dict()),
+        "model": whole(trainer.model.state_dict()),
+        "optimizer": whole(slots),
         "random": trainer.ranks.stacked(dice.picked_up(trainer.accelerator.device)),
         **({"parts": more} if more else {}),
     }
@@ -45,9 +46,9 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, source: str) -> None:
         CheckpointError: the checkpoint is of another configuration.
     """
     tensors, state = checkpoint.tensors, checkpoint.state
-    fit_state(trainer.model, tensors["model"], source)
+    fit_state(trainer.model, fitted(tensors["model"], trainer.model), source)
     if trainer.average:
-        fit_state(trainer.average.network, tensors["ema"], source)
+        fit_state(trainer.average.network, fitted(tensors["ema"], trainer.average.network), source)
         trainer.average.updates = state["ema_updates"]
     optimizer = trainer.optimizer
     optimizer.load_state_dict(nested(tensors["optimizer"], state["optimizer"], optimizer, source))

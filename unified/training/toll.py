@@ -99,7 +99,7 @@ class _Training:
     def __init__(self, config: RunConfig, base: Path) -> None:
         _, self.hardware = make_accelerator(config)
         mixture = open_splits(config, base).train
-        parts = assemble(config.model, config.tasks, mixture.vocabulary, fetch=False)
+        parts = assemble(config.model, config.tasks, mixture.vocabulary, fetch=False, growth=config.growth)
         self.model = self.hardware.place(JointModel(parts.network, parts.tasks)).train()
         self.average = MovingAverage(self.model.network, config.train.ema or 0.999, config.train.ema_ramp)
         self.optimizer, self.balancer = make_optimizer(self.model, config.train), make_balancer(config)

@@ -38,6 +38,7 @@ from unified.training.progress import Progress
 from unified.training.ranks import Ranks
 from unified.training.scores import told_scores
 from unified.training.serving import Serving
+from unified.training.sharding import Shards, joined
 from unified.training.signals import StopAsked, Stops
 
 LOG_EVERY = 10  # steps
@@ -54,7 +55,7 @@ class Trainer:
         course: what holds at which point of the run, and where it ends.
         balancer: makes one scalar of the tasks' losses.
         schedule: which dataset at which forward pass, where its state or weights matter.
-        validate: ``validate(network) -> Evaluation``; it may raise StopAsked.
+        validate: ``validate(network) -> Evaluation``, called by every rank; it may raise StopAsked.
         describe: JSON that a checkpoint must carry to be loaded on its own (configuration, vocabulary).
         monitor: told of steps and evaluations.
         stops: what is asked of this process; by default by signals and by the file ``stop`` in the folder.
@@ -90,7 +91,8 @@ class Trainer:
         self.stopping: int | None = None  # what all ranks stop for, after the same step
         self.model = hardware.place(model)
         self.average = MovingAverage(model.network, self.train.ema, self.train.ema_ramp) if self.train.ema else None
-        self.wrapped, self.optimizer = accelerator.prepare(self.model, make_optimizer(self.model, self.train))
+        self.shards = Shards(self.model, accelerator, hardware)
+        self.wrapped, self.optimizer = self.shards.prepare(make_optimizer(self.model, self.train), self.average)
         if self.train.compile:
             compile_network(model.network, hardware.device, course.sizes_vary)
         self.descent, self.guard = Descent(self.model, accelerator, balancer), Guard(self.model)
@@ -189,7 +191,7 @@ class Trainer:
         self.progress.images += serving.images * self.ranks.count
         self.rates[0] += serving.count * self.course.pass_images
         norm = self._norm()
-        if self._agreed(self.guard.finite([*losses.values(), norm])):
+        if self._agreed(self.guard.finite([*losses.values(), joined(norm)])):
             self._update(serving.tasks, norm)
             self.passes.after(serving, gains)
         else:
@@ -290,14 +292,15 @@ class Trainer:
         A stop breaks it off, as if it had never begun.
         """
         best, broken, thrown = False, False, dice.picked_up(self.accelerator.device)
-        if self.ranks.main:
-            try:
-                self.evaluation = self.validate(self.average.network if self.average else self.model.network)
-            except StopAsked:
-                broken = True
-                dice.laid_down(thrown, self.accelerator.device)
-            else:
-                best = self._judge(self.evaluation)
+        try:
+            evaluation = self.validate(self.shards.whole(self.average.network if self.average else self.model.network))
+        except StopAsked:
+            broken = True
+            dice.laid_down(thrown, self.accelerator.device)
+        else:
+            if self.ranks.main:
+                self.evaluation = evaluation
+                best = self._judge(evaluation)
         if self.ranks.any(broken):
             self.stopping = int(self.ranks.most([self.stops.look()])[0])
             return False

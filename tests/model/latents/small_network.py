@@ -25,7 +25,7 @@ from unified.model.necks.identity import IdentityNeck
 from unified.model.network import UnifiedNetwork
 
 LATENTS = ("vector", "neural", "factorized")
-OPERATORS = ("add", "mul", "concat", "affine", "select")
+OPERATORS = ("add", "mul", "concat", "affine", "select", "lowrank")
 SPEC = FeatureSpec(("p3",), (6,), (8,))
 ANCHORS = [[(12, 16), (40, 28)]]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from unified.contracts.answer import captions
 from unified.contracts.protocols import Task
 from unified.contracts.section import Box, Gallery, Mark, View
+from unified.contracts.structures import Prediction
 from unified.training.evaluator import Shown
 from unified.training.exhibit import confident, truth
 
@@ -37,7 +39,17 @@ def view(shown: Shown, tasks: Mapping[str, Task], dataset: str = "") -> View:
             name = prediction.box_names[label] if 0 <= label < len(prediction.box_names) else ""
             text = name if kind == "truth" else f"{name} {score:.2f}"
             marks.append(Mark(box=_box(box), text=text, kind=kind, score=None if kind == "truth" else score))  # type: ignore[arg-type]
-    return View(image_id=shown.frame.image_id, dataset=dataset, marks=tuple(marks), caption=_tags(said.tags, true.tags))
+    caption = " · ".join(words for words in (_tags(said.tags, true.tags), _extras(said, true)) if words)
+    return View(image_id=shown.frame.image_id, dataset=dataset, marks=tuple(marks), caption=caption)
+
+
+def _extras(said: Prediction, true: Prediction) -> str:
+    """What other tasks say in their own words, and the truth where it is known."""
+    known = captions(true)
+    told = {task: words for task, words in captions(said).items() if words}
+    return " · ".join(
+        f"{task}: {words}" + (f" (true: {known[task]})" if known.get(task) else "") for task, words in told.items()
+    )
 
 
 def _tags(said: Mapping[str, float], true: Mapping[str, float]) -> str:

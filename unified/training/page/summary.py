@@ -21,10 +21,10 @@ def header(title: str, model: str, record: Record, log: RunLog) -> str:
     kind = "good" if state in GOOD else "bad" if state.startswith("stopped") else "calm"
     begun = record.sittings[0].begun if record.sittings else ""
     told = " · ".join(escape(word) for word in (model, begun) if word)
-    steps = number(log.last_step) + (f" of {number(record.steps)}" if record.steps > log.last_step else "")
+    planned = f" of {number(record.steps)}" if record.steps > log.last_step else ""
     rate = median(log.series("", "images_per_second").get("images_per_second", ([], []))[1])
     wait = median(log.series("", "wait").get("wait", ([], []))[1])
-    tiles = [("steps", steps), ("training", clock(log.seconds))]
+    tiles = [(f"steps{planned}", number(log.last_step)), ("training", clock(log.seconds))]
     tiles += [("images a second", number(round(rate, 1 if rate < 10 else 0)))] if rate is not None else []
     tiles += [("waiting for data", f"{wait:.0%}")] if wait is not None else []
     tiles += [("parameters", _short(record.parameters))] if record.parameters else []
