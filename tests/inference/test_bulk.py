@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from spare import noise, spare_model
 
 import unified
 from unified.cli import embed as command
-from unified.contracts.errors import UnifiedError
+from unified.contracts.errors import CheckpointError, UnifiedError
 from unified.inference import bulk
 from unified.inference.bulk import Job, embed
 from unified.inference.model import UnifiedModel
@@ -44,6 +45,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(noise(seed=k)).save(path)
     (folder / "photos" / "text.png").write_text("no picture")
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    """A finished job. Tests compare with it, or go on with a copy."""
+    embed(job(place, place / "whole"))
+    return place / "whole"
 
 
 @pytest.fixture
@@ -113,8 +121,9 @@ def test_a_row_for_every_box(place: Path, tmp_path: Path, model: UnifiedModel) -
     assert any(found)
 
 
-def test_twice_is_once(place: Path, tmp_path: Path) -> None:
+def test_twice_is_once(place: Path, whole: Path, tmp_path: Path) -> None:
     first = embed(job(place, tmp_path / "out"))
+    assert sums(tmp_path / "out") == sums(whole)
     before = sums(tmp_path / "out")
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("shard-*")}
     again = embed(job(place, tmp_path / "out"))
@@ -129,8 +138,7 @@ def test_what_is_left_is_made_and_the_whole_is_the_same(place: Path, tmp_path: P
     whole = job(place, tmp_path / "whole", form=form)
     embed(whole)
     for k, harm in enumerate(("receipt", "payload", "half")):
-        out = tmp_path / harm
-        embed(replace(whole, out=str(out)))
+        out = shutil.copytree(tmp_path / "whole", tmp_path / harm)
         payload = next(p for p in out.glob("shard-00001.*") if p.suffix != ".json")
         if harm == "receipt":
             (out / "shard-00001.json").unlink()
@@ -174,17 +182,34 @@ def test_a_killed_job_goes_on(place: Path, tmp_path: Path) -> None:
         ({"level": "box"}, "level image, now box"),
         ({"truncate_dim": 8}, "truncate_dim None, now 8"),
         ({"size": 96}, "embedding space"),
+        ({"fuse": True}, "fuse None, now True"),
         ({"sources": ["photos/0.png"]}, "pictures 11, now 1"),
     ],
 )
-def test_a_folder_takes_shards_of_one_job_only(place: Path, tmp_path: Path, words: dict[str, Any], said: str) -> None:
-    embed(job(place, tmp_path / "out"))
+def test_a_folder_takes_shards_of_one_job_only(
+    place: Path, whole: Path, tmp_path: Path, words: dict[str, Any], said: str
+) -> None:
+    shutil.copytree(whole, tmp_path / "out")
     if "sources" in words:
         words = {"sources": [place / name for name in words["sources"]]}
     with pytest.raises(UnifiedError) as caught:
         embed(job(place, tmp_path / "out", **words))
     assert "holds shards of another job" in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_what_only_the_first_call_asked_for_is_another_job_too(place: Path, tmp_path: Path) -> None:
+    embed(job(place, tmp_path / "out", tags=0.5))
+    with pytest.raises(UnifiedError, match="shards of another job"):
+        embed(job(place, tmp_path / "out"))
+
+
+def test_a_fused_model_makes_the_same_vectors_to_rounding(place: Path, whole: Path, tmp_path: Path) -> None:
+    done = embed(job(place, tmp_path / "quick", fuse=True))
+    assert done.space == json.loads((whole / "embedding.json").read_text())["space"]
+    for name in ("shard-00000.safetensors", "shard-00001.safetensors"):
+        a, b = (load_file(folder / name)["embedding"] for folder in (whole, tmp_path / "quick"))
+        assert torch.allclose(a, b, atol=1e-5, rtol=0)
 
 
 def test_a_folder_with_other_things_is_left_alone(place: Path, tmp_path: Path) -> None:
@@ -278,18 +303,16 @@ def test_files_of_one_name_in_two_folders_stay_apart(place: Path, tmp_path: Path
 # --- Ray -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_callable_is_what_map_batches_takes(place: Path, tmp_path: Path) -> None:
-    embed(job(place, tmp_path / "whole"))
+def test_the_callable_is_what_map_batches_takes(place: Path, whole: Path, tmp_path: Path) -> None:
     worker = bulk.ShardEmbedder(bulk.asdict(job(place, tmp_path / "one")))
     told = worker({"shard": np.array([2, 0])})
     assert {k: v.tolist() for k, v in told.items()} == {"shard": [2, 0], "rows": [2, 4], "failed": [1, 0]}
     for name in ("shard-00000.safetensors", "shard-00002.jsonl"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "one" / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_ray_gets_the_same_callable(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_gets_the_same_callable(place: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in with the calls of Ray Data, for machines without it; the real one is used below where it is there."""
-    embed(job(place, tmp_path / "whole"))
     asked: dict[str, Any] = {}
 
     class Dataset:
@@ -307,20 +330,46 @@ def test_ray_gets_the_same_callable(place: Path, tmp_path: Path, monkeypatch: py
 
     ray = types.ModuleType("ray")
     ray.data = types.SimpleNamespace(from_items=Dataset)  # type: ignore[attr-defined]
+    ray.is_initialized = lambda: True  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.data", ray.data)  # type: ignore[attr-defined]
     seen: list[int] = []
     done = embed(job(place, tmp_path / "ray"), engine="ray", actors=3, say=seen.append)
     assert (done.rows, done.failed, done.made, sum(seen)) == (10, 1, 3, 11)
     assert (asked["batch_size"], asked["concurrency"]) == (1, 3)
-    assert sums(tmp_path / "ray") == sums(tmp_path / "whole")
+    assert sums(tmp_path / "ray") == sums(whole)
+    again: list[int] = []
+    asked.clear()
+    assert embed(job(place, tmp_path / "ray"), engine="ray", say=again.append).made == 0
+    assert sum(again) == 11 and not asked  # nothing is left to do, and no actor is asked for
 
 
-def test_ray_itself(place: Path, tmp_path: Path) -> None:
+class Wrapped(Exception):  # noqa: N818
+    """As Ray wraps what a worker met."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("a page of a trace")
+        self.cause = cause
+
+
+def test_what_a_worker_of_ray_met_is_one_line(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise Wrapped(Wrapped(CheckpointError("the disk is full")))
+
+    ray = types.ModuleType("ray")
+    ray.data = types.SimpleNamespace(from_items=broken)  # type: ignore[attr-defined]
+    ray.is_initialized = lambda: True  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ray.data)  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match="^the disk is full$"):
+        embed(job(place, tmp_path / "ray"), engine="ray")
+
+
+def test_ray_itself(place: Path, whole: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs Ray (extra 'ray')")
-    embed(job(place, tmp_path / "whole"))
     embed(job(place, tmp_path / "ray"), engine="ray", actors=2)
-    assert sums(tmp_path / "ray") == sums(tmp_path / "whole")
+    assert sums(tmp_path / "ray") == sums(whole)
+    assert embed(job(place, tmp_path / "ray"), engine="ray", actors=2).made == 0
 
 
 def test_without_ray_it_is_said(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,3 +431,26 @@ def test_a_format_without_its_package_is_said(monkeypatch: pytest.MonkeyPatch) -
         shards.pick_format("parquet")
     with pytest.raises(UnifiedError, match=r"--format lance needs LanceDB.*unified-networks\[index\]"):
         shards.pick_format("lance")
+
+
+def test_a_job_takes_the_format_that_is_there(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``ShardEmbedder(Job(...))`` works without pyarrow; a format that was asked for is said to be missing."""
+    from unified.inference import shards
+
+    monkeypatch.setattr(shards, "_is_there", lambda module: False)
+    plain = Job(str(place / "model"), (str(place / "photos"),), str(tmp_path / "out"), shard_size=4, device="cpu")
+    assert bulk.ShardEmbedder(plain).make(0).rows == 4
+    assert (tmp_path / "out" / "shard-00000.safetensors").is_file()
+    with pytest.raises(UnifiedError, match=r"needs pyarrow.*unified-networks\[parquet\]"):
+        bulk.ShardEmbedder(replace(plain, form="parquet"))
+
+
+def test_rows_tell_tags_where_they_are_asked_for(place: Path, tmp_path: Path, model: UnifiedModel) -> None:
+    embed(job(place, tmp_path / "out", tags=0.0, confidence=0.0))
+    found = rows(tmp_path / "out")
+    assert found[0]["tags"] == sorted({*model.predict(place / "photos" / "0.png").tags, *found[0]["tags"]})
+    assert set(found[0]["tags"]) >= {"indoor", "night", "rain", "snow"}
+    embed(job(place, tmp_path / "few", tags=1.0, confidence=1.0))
+    assert rows(tmp_path / "few")[0]["tags"] == []
+    with pytest.raises(UnifiedError, match="holds shards of another job: tags"):
+        embed(job(place, tmp_path / "few", tags=0.5, confidence=1.0))

@@ -12,22 +12,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unified.contracts.errors import CheckpointError, ConfigError, DataError, needs
+from unified.contracts.errors import CheckpointError, DataError
 from unified.disk import read_regular, write_bytes
 from unified.hardware import cores
+from unified.inference.cluster import on_ray
 from unified.inference.encoder import Precision, calibrate, quantize, shorten
 from unified.inference.model import Level, UnifiedModel, load
 from unified.inference.results import Result
-from unified.inference.shards import MANIFEST, Format, Receipt, Rows, receipt_at, write_shard
+from unified.inference.rows import COLUMNS, rows_of
+from unified.inference.shards import MANIFEST, Format, Receipt, Rows, pick_format, receipt_at, write_shard
 from unified.inference.source import ahead, in_groups
-from unified.inference.worklist import Entry, open_worklist
+from unified.inference.worklist import Entry, Worklist, open_worklist
 
 Say = Callable[[int], None]
 """Called with a number of pictures that are done."""
@@ -47,11 +49,13 @@ class Job:
     truncate_dim: int | None = None
     precision: Precision = "float32"
     ranges: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # for int8
-    form: Format = "parquet"
+    form: Format | Literal["auto"] = "auto"  # auto: Parquet where pyarrow is installed
     shard_size: int = 10_000  # pictures a shard
     batch: int = 16
     device: str = "auto"
     workers: int | None = None  # threads that read pictures
+    fuse: bool = False  # vectors are then the same to rounding only
+    tags: float | None = None  # least score of a tag; then rows tell tags, and classes of boxes found in the picture
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,27 @@ class ShardEmbedder:
     """Makes shards by their numbers: ``map_batches`` of Ray Data takes it as it is, and so does a loop.
 
     Args:
-        job: a :class:`Job` as a mapping.
+        job: a :class:`Job` as a mapping, or one itself.
+        model: where it is loaded already.
+        say: hears of pictures that are done.
+        work: the pictures, where they are known already; by default those of the job's sources.
+
+    Raises:
+        ConfigError: the format's package is not installed.
+        UnifiedError: the model or the pictures do not fit.
     """
 
-    def __init__(self, job: Mapping[str, Any], model: UnifiedModel | None = None, say: Say | None = None) -> None:
-        self.job = _job(job)
-        self.model = model or load(self.job.model, self.job.device)
-        self.work = open_worklist(self.job.sources, self.job.column)
+    def __init__(
+        self,
+        job: Mapping[str, Any] | Job,
+        model: UnifiedModel | None = None,
+        say: Say | None = None,
+        work: Worklist | None = None,
+    ) -> None:
+        self.job = _job(asdict(job) if isinstance(job, Job) else job)
+        self.form = pick_format(self.job.form)
+        self.model = model or load(self.job.model, self.job.device, fuse=self.job.fuse)
+        self.work = work or open_worklist(self.job.sources, self.job.column)
         self.say = say or (lambda _: None)
         self.ranges = None if self.job.ranges is None else torch.tensor(self.job.ranges)
 
@@ -97,17 +115,32 @@ class ShardEmbedder:
             self.say(known.pictures)
             return known
         failed: list[tuple[str, str]] = []
-        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS[self.job.level]}
+        columns: dict[str, list[Any]] = {name: [] for name in self.columns}
         vectors: list[Tensor] = []
         for name, result in self._seen(self.work.entries(start, stop), failed):
-            rows, found = _rows(name, result, self.job.level)
+            rows, found = rows_of(name, result, self.job.level, self.job.tags)
             vectors.append(self.kept(found))
             for key, values in rows.items():
                 columns[key] += values
         blank = self.kept(torch.zeros(0, self.width))
         return write_shard(
-            folder, shard, Rows(columns, torch.cat([blank, *vectors]), self.notes), stop - start, failed, self.job.form
+            folder, shard, Rows(columns, torch.cat([blank, *vectors]), self.notes), stop - start, failed, self.form
         )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what stands beside the vectors."""
+        return (*COLUMNS[self.job.level], *(("tags",) if self.job.tags is not None else ()))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Whose answers are needed."""
+        needed = self.model.tasks_for(self.job.level)
+        if self.job.tags is None:
+            return needed
+        kinds = self.model.trained.tasks
+        telling = {name for name in self.model.tasks if {"tag_scores", "labels"} & set(kinds[name].provides)}
+        return tuple(name for name in self.model.tasks if name in telling | set(needed))
 
     @property
     def width(self) -> int:
@@ -124,7 +157,7 @@ class ShardEmbedder:
     def raw(self, pictures: int) -> Tensor:
         """Vectors (n, D) float32 of the job's first pictures, to calibrate by."""
         seen = self._seen(self.work.entries(0, pictures), [])
-        found = [_rows(name, result, self.job.level)[1] for name, result in seen]
+        found = [rows_of(name, result, self.job.level)[1] for name, result in seen]
         return shorten(torch.cat([torch.zeros(0, self.width), *found]), self.job.truncate_dim, True)
 
     def kept(self, vectors: Tensor) -> Tensor:
@@ -133,7 +166,7 @@ class ShardEmbedder:
 
     def _seen(self, entries: Iterator[Entry], failed: list[tuple[str, str]]) -> Iterator[tuple[str, Result]]:
         """What the network says of every picture that can be read."""
-        tasks, threads = self.model.tasks_for(self.job.level), self.job.workers or min(8, cores())
+        tasks, threads = self.tasks, self.job.workers or min(8, cores())
         for group in in_groups(ahead(entries, _read, threads, 2 * self.job.batch), self.job.batch):
             failed += [(name, found) for name, found in group if isinstance(found, str)]
             good = [(name, found) for name, found in group if isinstance(found, Tensor)]
@@ -146,13 +179,6 @@ class ShardEmbedder:
         options: dict[str, Any] = {"confidence": job.confidence, "size": job.size, "batch_size": job.batch}
         found: list[Result] = self.model.predict(list(pixels), tasks, workers=0, **options)
         return found
-
-
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "image": ("id", "width", "height"),
-    "box": ("id", "box", "name", "score", "x0", "y0", "x1", "y1"),
-}
-"""Columns of a shard beside its vectors; boxes in pixels of their picture."""
 
 
 def embed(
@@ -176,8 +202,8 @@ def embed(
     Raises:
         UnifiedError: the model, the pictures or the folder do not fit, or the folder holds another job's shards.
     """
-    start, folder = time.monotonic(), Path(job.out)
-    model = load(job.model, job.device)
+    start, folder, job = time.monotonic(), Path(job.out), replace(job, form=pick_format(job.form))
+    model = load(job.model, job.device, fuse=job.fuse)
     model.tasks_for(job.level)
     embedder = ShardEmbedder(asdict(job), model, say)
     embedder.kept(torch.zeros(0, embedder.width))  # words that do not fit are said before the folder is made
@@ -187,7 +213,10 @@ def embed(
         begin(len(embedder.work))
     waiting = [k for k in range(count) if receipt_at(folder, k) is None]
     if engine == "ray":
-        _on_ray(job, waiting, actors, say)
+        sizes = [min(job.shard_size, len(embedder.work) - k * job.shard_size) for k in range(count)]
+        embedder.say(sum(sizes) - sum(sizes[k] for k in waiting))
+        words = {"job": asdict(_anywhere(job))}
+        on_ray(ShardEmbedder, words, waiting, actors, job.device != "cpu", lambda k: embedder.say(sizes[k]))
     else:
         embedder = ShardEmbedder(asdict(job), model, say)
         for shard in range(count):
@@ -218,11 +247,12 @@ def _agreed(folder: Path, job: Job, embedder: ShardEmbedder, calibration: int) -
         return job
     job = replace(job, ranges=known.get("ranges") and tuple(tuple(row) for row in known["ranges"]))
     wanted = _said(job, embedder)
-    for key, value in json.loads(json.dumps(wanted)).items():
-        if known.get(key) != value:
+    asked = json.loads(json.dumps(wanted))
+    for key in {**known, **asked}:
+        if known.get(key) != asked.get(key):
             raise CheckpointError(
                 f"'{folder}' holds shards of another job: {WORDS.get(key, key)} {_short(known.get(key))}, now "
-                f"{_short(value)}; choose another --out"
+                f"{_short(asked.get(key))}; choose another --out"
             )
     return job
 
@@ -244,6 +274,8 @@ def _said(job: Job, embedder: ShardEmbedder) -> dict[str, Any]:
         "confidence": job.confidence if job.level == "box" else None,
         "form": job.form,
         "shard_size": job.shard_size,
+        **({"fuse": True} if job.fuse else {}),
+        **({} if job.tags is None else {"tags": job.tags, "confidence": job.confidence}),
     }
 
 
@@ -260,28 +292,10 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"'{folder / MANIFEST}' cannot be read ({error}); choose another --out") from None
 
 
-def _on_ray(job: Job, shards: Sequence[int], actors: int, say: Say | None) -> None:
-    """The same callable, fed by Ray Data; each actor loads the model once."""
-    try:
-        import ray.data
-    except ImportError:
-        raise needs("--engine ray", "Ray", "ray") from None
-    job = replace(
-        job,
-        model=str(Path(job.model).resolve()),
-        out=str(Path(job.out).resolve()),
-        sources=tuple(str(Path(word).absolute()) for word in job.sources),
-    )
-    made = ray.data.from_items([{"shard": number} for number in shards]).map_batches(
-        ShardEmbedder,
-        fn_constructor_kwargs={"job": asdict(job)},
-        batch_size=1,
-        concurrency=actors,
-        num_gpus=1 if torch.cuda.is_available() and job.device != "cpu" else 0,
-    )
-    for row in made.iter_rows():
-        if say is not None:
-            say(min(job.shard_size, int(row["rows"]) + int(row["failed"])))
+def _anywhere(job: Job) -> Job:
+    """The same job in the words of a process that began in another folder."""
+    model, out = (str(Path(word).resolve()) for word in (job.model, job.out))
+    return replace(job, model=model, out=out, sources=tuple(str(Path(word).absolute()) for word in job.sources))
 
 
 def _read(entry: Entry) -> tuple[str, Tensor | str]:
@@ -290,21 +304,6 @@ def _read(entry: Entry) -> tuple[str, Tensor | str]:
         return entry.name, entry.read()
     except DataError as error:
         return entry.name, str(error)
-
-
-def _rows(name: str, result: Result, level: Level) -> tuple[dict[str, list[Any]], Tensor]:
-    """One picture's rows and its vectors (R, D)."""
-    if level == "image":
-        assert result.embedding is not None
-        height, width = result.size
-        return {"id": [name], "width": [width], "height": [height]}, result.embedding[None]
-    boxes = result.boxes
-    if boxes is None or boxes.embeddings is None:
-        raise ConfigError("this model gives no box embeddings")
-    corners = dict(zip(("x0", "y0", "x1", "y1"), boxes.xyxy.T.tolist(), strict=True))
-    numbers = list(range(len(boxes)))
-    said = {"id": [name] * len(boxes), "box": numbers, "name": boxes.names, "score": boxes.scores.tolist()}
-    return {**said, **corners}, boxes.embeddings
 
 
 def _job(said: Mapping[str, Any]) -> Job:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from unified.contracts.structures import Prediction
+from unified.contracts.structures import Frame, Prediction
 
 Color = tuple[int, int, int]
 Rect = tuple[float, float, float, float]  # xyxy
@@ -52,6 +52,19 @@ class _Chip:
     hollow: bool = False
 
 
+@dataclass(frozen=True)
+class Marks:
+    """The tracks of a video's frame: each has its own number and colour."""
+
+    tracks: tuple[int, ...]  # (N,) of the boxes
+    trails: tuple[tuple[int, tuple[tuple[float, float], ...]], ...] = ()  # tracks and where they were: x, y in pixels
+
+
+def track_color(number: int) -> Color:
+    """The colour of a track."""
+    return PALETTE[number % len(PALETTE)]
+
+
 def class_color(name: str, names: tuple[str, ...] = ()) -> Color:
     """The colour of a class: by its place among ``names``, so that neighbours differ; without them by its name."""
     index = names.index(name) if name in names else zlib.crc32(name.encode())
@@ -63,30 +76,50 @@ def draw(
     prediction: Prediction,
     truth: Prediction | None = None,
     tag_threshold: float = TAG_SHOWN,
+    marks: Marks | None = None,
 ) -> Image.Image:
     """A picture of what the network says.
 
     Args:
         image: uint8 (H, W, 3) RGB, or a Pillow image. A small one is enlarged to at least 480 px.
-        prediction: boxes in pixels of ``image``; fields that are None are not drawn.
+        prediction: boxes in pixels of ``image``; fields that are None are not drawn. Extras that have
+            ``drawn_on(picture)`` draw themselves, beneath the boxes.
         truth: its boxes are drawn beneath in white, broken lines; its tags colour the strip: green where the network
             agrees, red where it does not, and a red frame round a tag it missed.
         tag_threshold: least score of a tag in the strip.
+        marks: of a video's frame: boxes are then named and coloured by their tracks.
     """
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     picture = picture.convert("RGB")
     zoom = max(1.0, LEAST_SIDE / max(picture.size))
     fine = FINE if max(picture.size) <= COARSE_SIDE else 1
     width, height = (max(1, round(side * zoom)) for side in picture.size)
-    canvas = picture.resize((width * fine, height * fine), Image.Resampling.BICUBIC)
+    spoken = _with_extras(picture, prediction, (width, height))
+    canvas = spoken.resize((width * fine, height * fine), Image.Resampling.BICUBIC)
     pen = _Pen(canvas, zoom * fine, fine)
     if truth is not None:
         pen.truth(truth)
-    pen.boxes(prediction)
+    pen.trails(marks)
+    pen.boxes(prediction, marks)
     drawn = canvas.resize((width, height), Image.Resampling.BOX)
     if prediction.tag_scores is None:
         return drawn
     return _with_tags(drawn, prediction, truth, tag_threshold)
+
+
+def _with_extras(picture: Image.Image, prediction: Prediction, size: tuple[int, int]) -> Image.Image:
+    """The picture with what other tasks draw: at ``size`` (width, height), where they can be led there."""
+    drawing = [said for said in prediction.extras.values() if hasattr(said, "drawn_on")]
+    for said in (said for said in drawing if not hasattr(said, "in_frame")):
+        picture = said.drawn_on(picture)
+    led = [said for said in drawing if hasattr(said, "in_frame")]
+    if led and size != picture.size:
+        scale = (picture.width / size[0], picture.height / size[1])
+        led = [said.in_frame(Frame("", (size[1], size[0]), scale)) for said in led]
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    for said in led:
+        picture = said.drawn_on(picture)
+    return picture
 
 
 class _Pen:
@@ -104,13 +137,25 @@ class _Pen:
         for box in _rows(truth):
             self._dashed(self._scaled(box))
 
-    def boxes(self, prediction: Prediction) -> None:
-        rows = list(zip(_rows(prediction), *_labels(prediction), strict=True))
-        frames = [self._scaled(box) for box, _, _ in rows]
-        for frame, (_, name, _) in reversed(list(zip(frames, rows, strict=True))):  # the best score on top
-            self._frame(frame, class_color(name, prediction.box_names))
-        for frame, (_, name, score) in zip(frames, rows, strict=True):
-            self._label(frame, name, score, class_color(name, prediction.box_names), frames)
+    def trails(self, marks: Marks | None) -> None:
+        for number, points in marks.trails if marks else ():
+            line = [(x * self.scale, y * self.scale) for x, y in points]
+            if len(line) > 1:
+                self.ink.line(line, fill=INK, width=self.line + self.line // 2, joint="curve")
+                self.ink.line(line, fill=track_color(number), width=self.line, joint="curve")
+
+    def boxes(self, prediction: Prediction, marks: Marks | None = None) -> None:
+        names, scores = _labels(prediction)
+        texts = [f"{name} {score:.2f}".strip() for name, score in zip(names, scores, strict=True)]
+        colors = [class_color(name, prediction.box_names) for name in names]
+        if marks is not None:
+            texts = [f"{name} {number}".strip() for name, number in zip(names, marks.tracks, strict=True)]
+            colors = [track_color(number) for number in marks.tracks]
+        frames = [self._scaled(box) for box in _rows(prediction)]
+        for frame, color in reversed(list(zip(frames, colors, strict=True))):  # the best score on top
+            self._frame(frame, color)
+        for frame, text, color in zip(frames, texts, colors, strict=True):
+            self._label(frame, text, color, frames)
 
     def _scaled(self, box: list[float]) -> Rect:
         width, height = self.canvas.size
@@ -137,8 +182,8 @@ class _Pen:
                 self.ink.line(points, fill=INK, width=self.line + 2)
                 self.ink.line(points, fill=TRUTH, width=max(self.line - 2, 1))
 
-    def _label(self, frame: Rect, name: str, score: float, color: Color, frames: list[Rect]) -> None:
-        chip = _chip(f"{name} {score:.2f}".strip(), color, self.font)
+    def _label(self, frame: Rect, text: str, color: Color, frames: list[Rect]) -> None:
+        chip = _chip(text, color, self.font)
         x, y = self._place(chip, frame, frames)
         self.taken.append((x, y, x + chip.width, y + chip.height))
         _stamp(self.ink, chip, (x, y), self.font)

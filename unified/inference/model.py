@@ -21,13 +21,18 @@ from torch import Tensor
 
 from unified import __version__
 from unified.contracts.errors import CheckpointError, ConfigError, DataError, suggestion
+from unified.contracts.plugins import noted
 from unified.hardware import pick
 from unified.inference.card import card, facts_of
 from unified.inference.encoder import Precision, calibrate, quantize, shorten, similarity
+from unified.inference.fused import check_whole, placeable
+from unified.inference.growable import Growable
 from unified.inference.predictor import Predictor, fit
 from unified.inference.results import Result, result_of
 from unified.inference.source import Picture, Source, boxes_of, open_source
 from unified.inference.space import fingerprint
+from unified.inference.text import encode_text as text_vectors
+from unified.inference.tracking import track as track_source
 from unified.model.network import UnifiedNetwork
 from unified.pretrained import CONFIG, Pack, is_pack, write_pack
 from unified.trained import Trained, load_trained
@@ -41,7 +46,7 @@ LEVELS: Mapping[str, str] = {"image": "embedding", "box": "box_embeddings"}
 """Levels of :meth:`UnifiedModel.encode` and the fields of a prediction they are."""
 
 
-class UnifiedModel:
+class UnifiedModel(Growable):
     """A trained network with everything it needs to answer for pictures.
 
     Threads may share a model: each gets the answers it would get alone.
@@ -51,12 +56,14 @@ class UnifiedModel:
         device: ``auto`` takes CUDA, then MPS, then the CPU.
         precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: half where the device computes in it. Convolutions are
             laid out channels-last.
+        fuse: whether latents and batch norms become part of their convolutions: quicker, equal to rounding, and of the
+            same embedding space; such a model cannot be saved or grown.
     """
 
-    def __init__(self, trained: Trained, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(self, trained: Trained, device: str = "auto", precision: str = "auto", fuse: bool = False) -> None:
         self.trained = trained
         self.hardware = pick(device, precision)
-        self.network: UnifiedNetwork = self.hardware.place(trained.network).eval()
+        self.network: UnifiedNetwork = self.hardware.place(placeable(trained, fuse)).eval()
         self.size = trained.config.train.size  # pixels: side of the network's square input
         self._predictor = Predictor(self.network, trained.tasks, self.hardware)
 
@@ -67,13 +74,14 @@ class UnifiedModel:
         tasks: Sequence[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
+        fuse: bool = False,
     ) -> UnifiedModel:
         """A model that :meth:`save_pretrained` wrote.
 
         Args:
             folder: where it lies; nothing is fetched from anywhere.
             tasks: only these are built, and only their weights read from the disk; all by default.
-            device, precision: as of the class.
+            device, precision, fuse: as of the class.
 
         Raises:
             CheckpointError: there is none, or it is damaged.
@@ -83,7 +91,7 @@ class UnifiedModel:
         if not is_pack(path):
             what = f"holds no {CONFIG}" if path.is_dir() else "is no folder here, and nothing is fetched"
             raise CheckpointError(f"'{folder}' {what}; give a folder written by save_pretrained, or unified.load(RUN)")
-        return cls(load_trained(path, tasks), device, precision)
+        return cls(load_trained(path, tasks), device, precision, fuse)
 
     def save_pretrained(
         self,
@@ -107,7 +115,9 @@ class UnifiedModel:
 
         Raises:
             CheckpointError: it cannot be written.
+            ConfigError: the model is a fused one.
         """
+        check_whole(self.network)
         known = self.trained.provenance
         provenance = replace(
             known,
@@ -119,13 +129,19 @@ class UnifiedModel:
         tensors = self.network.state_dict()
         pack = Pack(self.trained.config, self.trained.vocabulary, provenance, tensors)
         told = facts_of(path.resolve().name, replace(self.trained, provenance=provenance), self.network, self.spaces)
-        write_pack(path, pack, card(told), {"unified": __version__, "spaces": self.spaces})
+        notes = {"unified": __version__, "spaces": self.spaces, "plugins": noted(self.trained.config)}
+        write_pack(path, pack, card(told), notes)
         return path
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks this model answers."""
         return tuple(self.network.heads)
+
+    @property
+    def predictor(self) -> Predictor:
+        """The pass itself, for who fits pictures and gathers batches on its own; threads may share it."""
+        return self._predictor
 
     @cached_property
     def spaces(self) -> dict[str, str]:
@@ -265,25 +281,10 @@ class UnifiedModel:
             return kept[0]
         return torch.stack(kept) if level == "image" else kept
 
-    @staticmethod
-    def similarity(a: Tensor, b: Tensor, ranges: Tensor | None = None) -> Tensor:
-        """Cosine similarity (n, m) float32 of vectors (n, D) and (m, D), in any precision of :meth:`encode`.
-
-        ``ranges``: (2, D), those the int8 vectors were made with.
-
-        Raises:
-            DataError: widths that differ, or bits against numbers.
-        """
-        return similarity(a, b, ranges)
-
-    @staticmethod
-    def calibrate(vectors: Tensor) -> Tensor:
-        """Ranges (2, D) for ``precision="int8"``, from float vectors (n, D) of pictures like those to come.
-
-        Raises:
-            DataError: fewer than two vectors.
-        """
-        return calibrate(vectors)
+    track = track_source
+    encode_text = text_vectors
+    similarity = staticmethod(similarity)
+    calibrate = staticmethod(calibrate)
 
     def tasks_for(self, level: Level, found: bool = True) -> tuple[str, ...]:
         """The tasks that give embeddings of a level; for boxes, with those that find them unless ``found`` is False.
@@ -314,15 +315,6 @@ class UnifiedModel:
             seconds = time.perf_counter() - start
         return seconds
 
-    def _asked(self, tasks: Tasks) -> Sequence[str]:
-        asked = self.tasks if tasks == "all" else (tasks,) if isinstance(tasks, str) else tuple(tasks)
-        for task in asked:
-            if task not in self.tasks:
-                raise ConfigError(f"this model has no task '{task}'{suggestion(task, self.tasks)}")
-        if not asked:
-            raise ConfigError(f"no task was asked for{suggestion('', self.tasks)}")
-        return asked
-
     def _side(self, size: int | None) -> int:
         return self.network.check_size(self.size if size is None else size)
 
@@ -331,18 +323,23 @@ class UnifiedModel:
 
 
 def load(
-    path: str | Path, device: str = "auto", precision: str = "auto", tasks: Sequence[str] | None = None
+    path: str | Path,
+    device: str = "auto",
+    precision: str = "auto",
+    tasks: Sequence[str] | None = None,
+    fuse: bool = False,
 ) -> UnifiedModel:
-    """A trained model, from a run's folder (its best checkpoint), a checkpoint's folder, or one to hand on.
+    """A trained model, from a run's folder (its best checkpoint), a checkpoint's, one to hand on, or an exported file.
 
     Args:
-        path: the folder.
+        path: the folder, or an exported file such as ``model.onnx``, which its own program runs.
         device: ``auto`` takes CUDA, then MPS, then the CPU; or ``cpu``, ``cuda:1`` ...
-        precision: ``auto``, ``fp32``, ``bf16``, ``fp16``.
+        precision: ``auto``, ``fp32``, ``bf16``, ``fp16``; an exported file keeps its own.
         tasks: only these; all by default.
+        fuse: see :class:`UnifiedModel`; changes nothing in an exported file, which is fused already.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it does not fit its own configuration.
         ConfigError: the device is not on this machine, or the model has no such task.
     """
-    return UnifiedModel(load_trained(Path(path), tasks), device, precision)
+    return UnifiedModel(load_trained(Path(path), tasks), device, precision, fuse)

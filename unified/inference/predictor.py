@@ -67,6 +67,9 @@ class Predictor:
         Returns:
             B predictions in the pictures' own pixels; ordinary float32 tensors on the CPU.
         """
+        check: Any = getattr(self.network, "check_options", None)  # an exported one may have settled some
+        if check is not None:
+            check(options)
         with self._turn:
             found = self._pass(pictures, tasks, options, boxes)
         return [_settled(prediction) for prediction in found]
@@ -123,7 +126,8 @@ class Predictor:
         ]
         with self.hardware.autocast():
             outputs = self.network(images, tasks)
-            found = predict_all(self.tasks, outputs, size, len(pictures), given=given, **options)
+            frames = [picture.frame for picture in pictures]
+            found = predict_all(self.tasks, outputs, size, len(pictures), given=given, frames=frames, **options)
         return [said.in_frame(picture.frame) for said, picture in zip(found, pictures, strict=True)]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from unified.contracts.errors import ConfigError, DataError, needs, suggestion
 from unified.contracts.structures import Prediction
 from unified.data.transforms import to_image
-from unified.inference.drawing import TAG_SHOWN, draw
+from unified.inference.drawing import TAG_SHOWN, Marks, draw
 from unified.inference.source import Origin, Picture, Still, as_pixels
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Box:
     score: float  # 0..1
     label: int
     name: str
+    track: int | None = None  # number of its object in a video
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,18 +52,20 @@ class Boxes:
     classes: tuple[str, ...]
     size: tuple[int, int]  # (height, width) of the picture, pixels
     embeddings: Tensor | None = None  # (N, D) unit length
+    tracks: Tensor | None = None  # (N,) int64 from 1: one number for one object of a video
 
     def __len__(self) -> int:
         return len(self.xyxy)
 
     def __iter__(self) -> Iterator[Box]:
-        rows = zip(self.xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), self.names, strict=True)
-        return (Box((box[0], box[1], box[2], box[3]), score, label, name) for box, score, label, name in rows)
+        tracks = [None] * len(self) if self.tracks is None else self.tracks.tolist()
+        rows = zip(self.xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), self.names, tracks, strict=True)
+        return (Box((box[0], box[1], box[2], box[3]), *rest) for box, *rest in rows)
 
     def __getitem__(self, index: Index) -> Boxes:
         rows: Any = [index] if isinstance(index, int) else index
-        kept = None if self.embeddings is None else self.embeddings[rows]
-        return Boxes(self.xyxy[rows], self.scores[rows], self.labels[rows], self.classes, self.size, kept)
+        kept = (None if column is None else column[rows] for column in (self.embeddings, self.tracks))
+        return Boxes(self.xyxy[rows], self.scores[rows], self.labels[rows], self.classes, self.size, *kept)
 
     @property
     def names(self) -> list[str]:
@@ -95,6 +98,11 @@ class Boxes:
         """Another name of ``labels``."""
         return self.labels
 
+    @property
+    def id(self) -> Tensor | None:
+        """Another name of ``tracks``."""
+        return self.tracks
+
 
 @dataclass(frozen=True, eq=False)
 class Result(Prediction):
@@ -106,6 +114,7 @@ class Result(Prediction):
 
     origin: Origin = field(default_factory=Origin)
     still: Still | None = field(default=None, repr=False)  # the way back to the pixels; None of a video without stream
+    track_ids: Tensor | None = None  # (N,) int64 from 1, row i belongs to box i; of what tracking gives
 
     @property
     def boxes(self) -> Boxes | None:
@@ -115,7 +124,7 @@ class Result(Prediction):
         count = len(self.boxes_xyxy)
         scores = torch.ones(count) if self.scores is None else self.scores
         labels = torch.zeros(count, dtype=torch.int64) if self.labels is None else self.labels
-        return Boxes(self.boxes_xyxy, scores, labels, self.box_names, self.size, self.box_embeddings)
+        return Boxes(self.boxes_xyxy, scores, labels, self.box_names, self.size, self.box_embeddings, self.track_ids)
 
     def plot(self, picture: Picture | None = None, tag_threshold: float = TAG_SHOWN) -> Image.Image:
         """The picture with its boxes, and its tags in a strip below; RGB, at least 480 pixels on its longer side.
@@ -132,10 +141,8 @@ class Result(Prediction):
                 f"the pixels of {self.origin.name} were not kept; predict with stream=True, or give plot(picture=...)"
             )
         pixels = as_pixels(picture) if picture is not None else self.still.read()  # type: ignore[union-attr]
-        canvas = to_image(pixels)
-        for said in self.extras.values():
-            canvas = said.drawn_on(canvas) if hasattr(said, "drawn_on") else canvas
-        return draw(canvas, self, tag_threshold=tag_threshold)
+        marks = None if self.track_ids is None else Marks(tuple(self.track_ids.tolist()))
+        return draw(to_image(pixels), self, tag_threshold=tag_threshold, marks=marks)
 
     def save(self, path: str | Path | None = None) -> Path:
         """Writes the drawn picture, or with the suffix ``.json`` all numbers; returns where.
@@ -165,7 +172,11 @@ class Result(Prediction):
         """All numbers as JSON knows them; vectors as lists, or only their lengths."""
         where = {"frame": self.origin.frame, "seconds": self.origin.seconds}
         told = {key: value for key, value in where.items() if value is not None}
-        return {"source": self.origin.name, **told, **as_dict(self, embeddings)}
+        entry = {"source": self.origin.name, **told, **as_dict(self, embeddings)}
+        if self.track_ids is not None:
+            for box, number in zip(entry.get("boxes", ()), self.track_ids.tolist(), strict=True):
+                box["track"] = number
+        return entry
 
     def to_coco(self, image_id: int | str = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """The boxes as COCO result entries: ``image_id``, ``category_id``, ``bbox`` (x, y, w, h in pixels), ``score``.
@@ -205,11 +216,17 @@ class Result(Prediction):
         if boxes.embeddings is not None:
             data["embedding"] = boxes.embeddings.numpy()
         return supervision.Detections(
-            xyxy=boxes.xyxy.numpy(), confidence=boxes.scores.numpy(), class_id=boxes.labels.numpy(), data=data
+            xyxy=boxes.xyxy.numpy(),
+            confidence=boxes.scores.numpy(),
+            class_id=boxes.labels.numpy(),
+            tracker_id=None if boxes.tracks is None else boxes.tracks.numpy(),
+            data=data,
         )
 
     def to_pandas(self, table: Literal["boxes", "tags"] = "boxes") -> pandas.DataFrame:
         """A table with a row a box (``name label score x0 y0 x1 y1``, pixels) or a row a tag (``name score``).
+
+        Boxes that belong to tracks have a column ``track`` too.
 
         Raises:
             ConfigError: pandas is not installed (extra ``pandas``), or an unknown table.
@@ -223,7 +240,8 @@ class Result(Prediction):
         if table != "boxes":
             raise ConfigError(f"unknown table '{table}'{suggestion(table, ['boxes', 'tags'])}")
         rows = [(box.name, box.label, box.score, *box.xyxy) for box in self.boxes or ()]
-        return pandas.DataFrame(rows, columns=["name", "label", "score", "x0", "y0", "x1", "y1"])
+        found = pandas.DataFrame(rows, columns=["name", "label", "score", "x0", "y0", "x1", "y1"])
+        return found if self.track_ids is None else found.assign(track=self.track_ids.numpy())
 
     def _stem(self) -> str:
         stem = self.origin.path.stem if self.origin.path else self.origin.name.replace(" ", "-")

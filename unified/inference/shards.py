@@ -153,6 +153,8 @@ WRITERS: Final[Mapping[str, Callable[[Path, str, Rows], list[str]]]] = {
 def _arrow_type(pa: Any, values: Sequence[Any]) -> Any:
     """Of the first value, so that shards without rows have the types of the others."""
     first = next(iter(values), "")
+    if isinstance(first, list):
+        return pa.list_(pa.string())
     return pa.string() if isinstance(first, str) else pa.int32() if isinstance(first, int) else pa.float32()
 
 
