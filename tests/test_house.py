@@ -21,6 +21,11 @@ FOLDERS = {"unified": "unified", "tasks": "unified.tasks", "heads": "unified.hea
 MAY_KNOW = ("unified.contracts", "unified.boxes", "unified.distributed", "unified.model.layers")
 FLOORS = {  # longest prefix counts; a room may look at its own floor and at those below
     "unified.contracts": 1,
+    "unified.export.artifact": 4,  # what reads an exported file; what writes one looks further
+    "unified.export.endings": 4,
+    "unified.export.opened": 4,
+    "unified.export.suppression": 4,
+    "unified.export": 5,
     "unified.boxes": 2,
     "unified.hardware": 2,
     "unified.distributed": 2,
@@ -33,10 +38,17 @@ FLOORS = {  # longest prefix counts; a room may look at its own floor and at tho
     "unified.shelf": 4,
     "unified.pretrained": 4,
     "unified.trained": 4,
+    "unified.packs": 4,
+    "unified.growing": 6,
     "unified.training": 5,
     "unified.inference": 5,
     "unified.study": 6,
+    "unified.index": 6,
     "unified.official": 5,
+    "unified.testing": 6,
+    "unified.kit": 6,
+    "unified.serve": 6,
+    "unified.app": 6,
     "unified.cli": 6,
 }
 NEIGHBOURS = (("unified.data", "unified.model"), ("unified.model", "unified.data"))  # one floor, separate rooms

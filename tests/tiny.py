@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from unified.contracts.config import RunConfig
 from unified.contracts.document import load_run_config
@@ -77,3 +81,13 @@ def config(folder: Path, *overrides: str, tasks: tuple[str, ...] = ("det", "cls"
         recipe=write_recipe(folder),
         overrides=overrides,
     )
+
+
+@contextmanager
+def drawn() -> Iterator[None]:
+    """Inside it runs end with all their plots, as they do for people."""
+    from unified.training.report import report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unified.training.run.report", report)
+        yield

@@ -34,9 +34,11 @@ _DOOR = {
     "create_model": "unified.model.build",
     "list_models": "unified.model.build",
     "fold": "unified.model.latents.fold",
+    "grow": "unified.growing",
     "import_yolor": "unified.official.importer",
     "Prediction": "unified.contracts.structures",
     "UnifiedError": "unified.contracts.errors",
+    "load_plugin": "unified.contracts.plugins",
 }
 _REGISTRIES = {
     "register_head": "heads",
@@ -47,11 +49,17 @@ _REGISTRIES = {
     "register_operator": "operators",
     "register_dataset": "datasets",
     "register_balancer": "balancers",
+    "register_metric": "metrics",
+    "register_exporter": "exporters",
+    "register_logger": "loggers",
 }
+_ROOMS = ("index",)  # packages whose functions are called as ``unified.index.open``
 
 if TYPE_CHECKING:
     from unified.contracts.errors import UnifiedError as UnifiedError
+    from unified.contracts.plugins import load_plugin as load_plugin
     from unified.contracts.structures import Prediction as Prediction
+    from unified.growing import grow as grow
     from unified.inference.model import UnifiedModel as UnifiedModel
     from unified.inference.model import load as load
     from unified.inference.results import Result as Result
@@ -64,6 +72,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _DOOR:
         return getattr(importlib.import_module(_DOOR[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"unified.{name}")
     if name in _REGISTRIES:
         protocols = importlib.import_module("unified.contracts.protocols")
         return getattr(protocols, _REGISTRIES[name]).register
@@ -71,4 +81,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_DOOR, *_REGISTRIES})
+    return sorted({*globals(), *_DOOR, *_ROOMS, *_REGISTRIES})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unified.cli.bench_index import index
 from unified.cli.command import Debug, Json, make_app, run, split_names
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ TARGETS = {"three tasks / detection only": 1.15, "three tasks / three networks":
 PLAIN, UNFOLDED, FOLDED = "no latents", "latents", "latents, folded"
 
 app = make_app()
+app.command()(index)
 
 
 @app.callback()
@@ -185,11 +187,13 @@ def measure(model: str, size: int, batch: int, repeats: int, device: str) -> dic
     """Median milliseconds of a forward pass by network, and the two ratios."""
     import torch
 
+    from unified.hardware import pick
     from unified.model.build import create_model
 
     sets = {"three tasks": TASKS, **{f"{task} only": (task,) for task in TASKS}}
-    networks = {name: create_model(model, tasks=tasks).to(device).eval() for name, tasks in sets.items()}
-    images = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    place = pick(device, "fp32").place
+    networks = {name: place(create_model(model, tasks=tasks)).eval() for name, tasks in sets.items()}
+    images = _pictures(batch, size, device)
     calls = {name: (lambda network=network: network(images)) for name, network in networks.items()}
     times = interleaved(calls, repeats, images.device)
     medians = {name: statistics.median(values) * 1e3 for name, values in times.items()}
@@ -215,16 +219,18 @@ def measure_fold(
     import torch
 
     from unified.contracts.errors import ConfigError
+    from unified.hardware import pick
     from unified.model.build import create_model
     from unified.model.latents.fold import fold
 
-    plain, bent = (create_model(model, tasks, latents=words).to(device).eval() for words in ("none", latents))
+    place = pick(device, "fp32").place
+    plain, bent = (place(create_model(model, tasks, latents=words)).eval() for words in ("none", latents))
     if not any(bent.bank.entries()):
         raise ConfigError(f"model '{model}' has no latents to fold; name some, such as --latents yolor")
     plain.load_state_dict(bent.state_dict(), strict=False)
     folded = fold(bent)
-    networks = {PLAIN: plain, UNFOLDED: bent, FOLDED: folded.network}
-    images = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    networks = {PLAIN: plain, UNFOLDED: bent, FOLDED: place(folded.network)}
+    images = _pictures(batch, size, device)
     calls = {name: (lambda network=network: network(images)) for name, network in networks.items()}
     medians = {n: statistics.median(v) * 1e3 for n, v in interleaved(calls, repeats, images.device).items()}
     return {
@@ -240,6 +246,14 @@ def measure_fold(
         "targets": {f"{FOLDED} / {PLAIN}": 1.0},
         "kept": [f"{k.task} {k.site} {k.operator}: {k.reason}" for k in folded.kept],
     }
+
+
+def _pictures(batch: int, size: int, device: str) -> torch.Tensor:
+    """Noise (batch, 3, size, size) in the layout that training and prediction use."""
+    import torch
+
+    images = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return images.to(device, memory_format=torch.channels_last)
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, list[float]]:

@@ -47,7 +47,7 @@ def run(app: typer.Typer, argv: Sequence[str] | None = None) -> None:
 
 def _run(app: typer.Typer, words: list[str]) -> int:
     try:
-        code = app(args=assignments_as_options(app, words), standalone_mode=False)
+        code = with_plugins(app)(args=assignments_as_options(app, words), standalone_mode=False)
         if code == 130:  # typer turns Ctrl-C into this code without a word
             return _say("interrupted", 130)
         return code if isinstance(code, int) else 0
@@ -75,6 +75,8 @@ def _explained(error: Exception) -> tuple[str, int]:
     first = (str(error).strip().splitlines() or [""])[0]
     if type(error).__name__ == "OutOfMemoryError":
         return f"error: out of memory; lower --batch or --size ({first})", 1
+    if (plugin := _plugin_of(error)) is not None:
+        return f"error: {plugin} failed: {type(error).__name__}: {first} (run again with --debug)", 1
     return f"internal error: {type(error).__name__}: {first} (run again with --debug)", 1
 
 
@@ -89,9 +91,57 @@ def _say(text: str, code: int) -> int:
     return code
 
 
+def _load(files: list[str] | None) -> None:
+    if files:
+        from unified.contracts.plugins import load_plugin
+
+        for file in files:
+            load_plugin(file)
+
+
+_plugins = make_app()
+
+
+@_plugins.command()
+def _of_plugins(
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="FILE",
+            help="A Python file that registers parts; may be repeated.",
+            callback=_load,
+            is_eager=True,
+            rich_help_panel="Plug-ins",
+        ),
+    ] = None,
+) -> None:
+    """Holds the option that every command has."""
+
+
+def with_plugins(app: typer.Typer) -> Any:
+    """The command with ``--plugin FILE`` among its options: the files run before its words are looked at."""
+    command: Any = typer.main.get_command(app)
+    option: Any = next(p for p in typer.main.get_command(_plugins).params if p.name == "plugin")  # type: ignore[attr-defined]
+    option.expose_value = False
+    for each in (getattr(command, "commands", {}) or {"": command}).values():
+        each.params.append(option)
+    return command
+
+
+def _plugin_of(error: Exception) -> str | None:
+    """The plug-in in whose code an error arose, in words; None where torch was never reached, or it was none."""
+    if "unified.contracts.protocols" not in sys.modules:
+        return None
+    from unified.contracts.plugins import part_in
+
+    part = part_in(error)
+    return None if part is None else f"{part.kind} '{part.name}' of {part.origin}"
+
+
 def assignments_as_options(app: typer.Typer, words: Sequence[str]) -> list[str]:
     """``size=320`` becomes ``--size 320`` where the command has that option; other words stay as they are."""
-    command: Any = typer.main.get_command(app)
+    command: Any = with_plugins(app)
     names = {opt for p in command.params if not getattr(p, "is_flag", False) for opt in p.opts if opt.startswith("--")}
     result: list[str] = []
     for i, word in enumerate(words):

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unified.cli.command import Debug, make_app, run
+from unified.cli.command import Debug, Json, make_app, run
 from unified.contracts.errors import ConfigError, DataError, suggestion
 
 app = make_app()
@@ -28,6 +29,7 @@ def shapes(
     level: Annotated[str, typer.Option(metavar="NAME", help="easy, medium or hard.")] = "medium",
     size: Annotated[int, typer.Option(metavar="N", min=32, help="Side in pixels.")] = 160,
     seed: Annotated[int, typer.Option(metavar="N", help="Other seeds give other pictures.")] = 0,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write the built-in shapes as a COCO folder, with a data file to train on it."""
@@ -39,6 +41,9 @@ def shapes(
         raise DataError(str(error)) from error
     file = out / "data.yaml"
     file.write_text(_data_file(train, val), encoding="utf-8")
+    if as_json:
+        print(json.dumps({"folder": str(out), "file": str(file), "images": {"train": train, "val": val}}))
+        return
     print(f"{train} training and {val} validation pictures in {out}")
     print(f"train on them: unified-train --tasks det,cls,emb --data {file} --recipe shapes")
 
@@ -51,6 +56,7 @@ def convert(
     images: Annotated[
         str, typer.Option(metavar="WORD", help="reference: they stay where they are; copy: they come along.")
     ] = "reference",
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a data set of any format as COCO, with a data file to train on it."""
@@ -65,6 +71,10 @@ def convert(
         got = f"no dataset '{dataset}'" if dataset else f"{len(names)} datasets"
         raise ConfigError(f"{source} has {got}; choose one with --dataset{suggestion(dataset or '', config.datasets)}")
     done = converter.convert(names[0], config.datasets[names[0]], base, out, images)  # type: ignore[arg-type]
+    if as_json:
+        told = {"file": str(done.file), "images": dict(done.images), "boxes": dict(done.boxes)}
+        print(json.dumps({**told, "remarks": list(done.remarks)}))
+        return
     for remark in done.remarks:
         print(f"note: {remark}")
     for split, count in done.images.items():

@@ -183,7 +183,7 @@ def _where(folder: Path) -> Table:
 def _next(summary: RunSummary) -> Text:
     folder = summary.folder
     commands = {
-        f"unified-predict {folder} your/photos": "boxes, tags and embeddings of your pictures",
+        f"unified-predict {folder} your/photos": "what it says of your pictures",
         f"unified-eval {folder}": "the scores again",
         "unified-train --data your.yaml": "learn from your own data",
     }

@@ -56,6 +56,9 @@ def embed(
     engine: Annotated[str, typer.Option(metavar="NAME", help="local, or ray: one machine or a cluster.")] = "local",
     actors: Annotated[int, typer.Option(min=1, metavar="N", help="Models at work, with --engine ray.")] = 1,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda:0 ...")] = "auto",
+    fuse: Annotated[
+        bool, typer.Option("--fuse", help="Quicker; vectors equal to rounding, of the same space.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -85,6 +88,7 @@ def embed(
         batch=batch,
         device=device,
         workers=workers,
+        fuse=fuse,
         **words,
     )
     with Bar("pictures", quiet=as_json) as bar:

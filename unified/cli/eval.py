@@ -53,17 +53,22 @@ def evaluate(
         return
     if split not in SPLITS:
         raise ConfigError(f"--split: unknown split '{split}'{suggestion(split, SPLITS)}")
-    metrics = evaluate_run(
-        folder,
-        data=data,
-        split=SPLITS[split],
-        tasks=split_names(tasks),
-        size=size,
-        batch=batch,
-        limit=limit,
-        rectangular=rectangular,
-        tell=lambda line: print(f"note: {line}", file=sys.stderr),
-    )
+    from unified.cli.progress import Bar
+
+    with Bar("batches", quiet=as_json) as bar:
+        metrics = evaluate_run(
+            folder,
+            data=data,
+            split=SPLITS[split],
+            tasks=split_names(tasks),
+            size=size,
+            batch=batch,
+            limit=limit,
+            rectangular=rectangular,
+            tell=lambda line: print(f"note: {line}", file=sys.stderr),
+            begin=bar.of,
+            say=bar.add,
+        )
     if as_json:
         print(json.dumps(metrics))
         return

@@ -11,6 +11,7 @@ import typer
 MODEL, DATA, TASKS = "unified-n", "shapes", "det,cls,emb"
 
 _WHAT, _HOW, _RUN, _LOOK, _SCREEN = "What is learned", "How it learns", "The run", "Before a long run", "Screen"
+_GROW = "Adding to a trained network"
 
 
 def batch_size(text: str) -> int | str:
@@ -55,6 +56,32 @@ Start = Annotated[
     typer.Option(
         "--from", metavar="DIR", help="Begin with the weights of a run or model that fit.", rich_help_panel=_WHAT
     ),
+]
+AddTask = Annotated[
+    str | None,
+    typer.Option(
+        "--add-task",
+        metavar="A,B",
+        help="With --from: kinds, or name:kind, that learn while all that is there stands still.",
+        rich_help_panel=_GROW,
+    ),
+]
+AddClasses = Annotated[
+    str | None,
+    typer.Option(
+        "--add-classes",
+        metavar="TASK",
+        help="With --from: the data's further classes for a task that keeps its own.",
+        rich_help_panel=_GROW,
+    ),
+]
+Unfreeze = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="backbone or neck learn too, and old answers change.", rich_help_panel=_GROW),
+]
+Distill = Annotated[
+    float | None,
+    typer.Option(metavar="WEIGHT", help="With --unfreeze: hold old answers near the old.", rich_help_panel=_GROW),
 ]
 
 Recipe = Annotated[

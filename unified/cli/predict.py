@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,6 +47,7 @@ def predict(
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Write whole vectors.")] = False,
     coco: Annotated[bool, typer.Option("--coco", help="Write coco.json too: boxes as COCO annotations.")] = False,
     draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Whether to draw.")] = True,
+    fuse: Annotated[bool, typer.Option("--fuse", help="Quicker; answers equal to rounding.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -58,7 +59,7 @@ def predict(
     targets = dict(named_apart(stills, out))
     asked = {"tasks": split_names(tasks), "confidence": confidence, "size": size}
     options = {name: value for name, value in asked.items() if value is not None}
-    job = _Job(unified.load(folder), out, options, embeddings, draw)
+    job = _Job(unified.load(folder, fuse=fuse), out, options, embeddings, draw)
     with Bar("pictures", len(targets) or None, quiet=as_json or not len(targets) > 1) as bar:
         for some in _groups(list(targets.items()), batch):
             lines = job.pictures(some)
@@ -205,6 +206,7 @@ class _Job:
             return None
 
     def _told(self, path: Path, target: Path, image: Image.Image, prediction: Prediction) -> str:
+        from unified.contracts.answer import captions
         from unified.inference.drawing import draw
         from unified.inference.results import as_dict
 
@@ -216,7 +218,7 @@ class _Job:
         entry |= as_dict(prediction, self.embeddings)
         self.names = self.names or prediction.box_names
         self.entries.append(entry)
-        return f"{path}: {_sentence(entry)}"
+        return f"{path}: {_sentence(entry, captions(prediction))}"
 
 
 def as_coco(entries: Sequence[Entry], names: Sequence[str]) -> Entry:
@@ -241,8 +243,8 @@ def _groups(pairs: list[tuple[Path, Path]], size: int) -> Iterator[list[tuple[Pa
     return (pairs[start : start + size] for start in range(0, len(pairs), size))
 
 
-def _sentence(entry: Entry) -> str:
-    """One line about one picture."""
+def _sentence(entry: Entry, captions: Mapping[str, str]) -> str:
+    """One line about one picture; ``captions``: what other tasks say in their own words."""
     parts = []
     if "boxes" in entry:
         counts: dict[str, int] = {}
@@ -252,5 +254,6 @@ def _sentence(entry: Entry) -> str:
     likely = [name for name, score in entry.get("tags", {}).items() if score >= 0.5]
     parts += [f"tags {', '.join(likely)}"] if likely else []
     parts += ["1 embedding"] if "embedding" in entry else []
-    parts += [f"{name} (in extras)" for name in entry.get("extras", {})]
+    told = {name: captions.get(name, "in extras") for name in entry.get("extras", {})}
+    parts += [f"{name}: {words}" for name, words in told.items() if words]
     return "; ".join(parts) or "nothing asked for"

@@ -48,6 +48,10 @@ def train(
     set_: options.Set = None,
     out: options.Out = None,
     start: options.Start = None,
+    add_task: options.AddTask = None,
+    add_classes: options.AddClasses = None,
+    unfreeze: options.Unfreeze = None,
+    distill: options.Distill = None,
     resume: options.Resume = None,
     force: options.Force = False,
     device: options.Device = None,
@@ -77,7 +81,14 @@ def train(
     given["train.logging"] = ("tensorboard",) if tensorboard else None
     overrides = [*(settings or []), *(set_ or [])]
     look = _look(dry_run, fast_dev_run, find_lr, resume)
-    config, base = _resumed(resume, words, given, overrides, force) if resume else _fresh(words, given, overrides)
+    grow = {"--add-task": add_task, "--add-classes": add_classes, "--unfreeze": unfreeze, "--distill": distill}
+    if resume:
+        words |= {word: str(value) for word, value in grow.items() if value is not None}
+        config, base = _resumed(resume, words, given, overrides, force)
+    elif any(value is not None for value in grow.values()):
+        config, base = _grown(words, grow, given, overrides)
+    else:
+        config, base = _fresh(words, given, overrides)
     if not (resume or no_lint):
         _lint(config, base, data or DATA, quiet)
     if look:
@@ -125,6 +136,30 @@ def _fresh(words: dict[str, str | None], given: dict[str, Any], overrides: Seque
         overrides=overrides,
         options=given,
     )
+
+
+def _grown(
+    words: dict[str, str | None], grow: dict[str, Any], given: dict[str, Any], overrides: Sequence[str]
+) -> tuple[RunConfig, Path]:
+    """A run that adds to a trained network."""
+    from unified.training.growth import Wish, grown_run
+
+    start = words.get("--from")
+    first = next(word for word, value in grow.items() if value is not None)
+    if not start:
+        raise ConfigError(f"{first} adds to a trained network; say which with --from RUN")
+    if stray := [word for word in ("--tasks", "--model") if words[word]]:
+        raise ConfigError(f"{first} keeps the network of --from; leave out {stray[0]}")
+    wish = Wish(
+        start=Path(start),
+        tasks=split_names(grow["--add-task"]) or (),
+        classes=grow["--add-classes"],
+        latents=given.get("model.latents"),
+        unfreeze=split_names(grow["--unfreeze"]) or (),
+        distill=grow["--distill"] or 0.0,
+    )
+    rest = {key: value for key, value in given.items() if key != "model.latents"}
+    return grown_run(wish, words["--data"] or DATA, words["--recipe"], overrides, rest)
 
 
 def _resumed(
