@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from unified.contracts.errors import ConfigError
+from unified.contracts.errors import ConfigError, suggestion
 
 M = TypeVar("M", bound=nn.Module)
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,13 @@ def _cpu_has_bf16() -> bool:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """``auto`` takes bf16 where the hardware computes in it, else fp16 on CUDA, else fp32."""
+    """``auto`` takes bf16 where the hardware computes in it, else fp16 on CUDA, else fp32.
+
+    Raises:
+        ConfigError: the word is unknown.
+    """
+    if name not in PRECISIONS:
+        raise ConfigError(f"unknown precision '{name}'{suggestion(name, PRECISIONS)}")
     if name != "auto":
         return name
     if device.type == "cuda":

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -40,7 +41,7 @@ class SentenceEncoder:
         self.name = name
         self._model = _loaded(name)
         self._turn = Lock()
-        width = getattr(self._model, "get_embedding_dimension", None)  # its name from sentence-transformers 5.4 on
+        width = getattr(self._model, "get_embedding_dimension", None)  # its later name
         self.dim = int((width or self._model.get_sentence_embedding_dimension)() or 0)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -75,9 +76,10 @@ def _loaded(name: str) -> Any:
     try:
         import sentence_transformers
     except ImportError:
-        raise needs("captions", "sentence-transformers", "text") from None
+        raise needs("a sentence encoder", "sentence-transformers", "text") from None
     try:
-        model = sentence_transformers.SentenceTransformer(place, device="cpu", local_files_only=True)
+        with _without_bars():
+            model = sentence_transformers.SentenceTransformer(place, device="cpu", local_files_only=True)
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
@@ -85,6 +87,19 @@ def _loaded(name: str) -> Any:
             f"sentence-transformers wrote, or one of {', '.join(PACKAGED)} ({first})"
         ) from None
     return model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Inside it transformers draws no bar of its own while it reads weights."""
+    bars: Any = importlib.import_module("transformers.utils.logging")
+    drawn = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            bars.enable_progress_bar()
 
 
 def _place(name: str) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -124,6 +125,34 @@ def test_what_is_seen_is_what_the_model_says(shown: Sitting) -> None:
         look(shown, b"x", 0.5, 3)
 
 
+@pytest.mark.parametrize("level", ["image", "box"])
+@pytest.mark.parametrize("dim", [16, 8])
+def test_the_search_needs_no_pass_of_its_own(shown: Sitting, tmp_path: Path, level: Any, dim: int) -> None:
+    from unified.index.query import ask
+
+    model, path = shown.model, shown.pictures[0]
+    made = indexes.create(tmp_path / "other", dim, model.space, level=level, truncate=dim < 16)
+    vectors = [model.encode(str(each), level=level, truncate_dim=dim, confidence=0.0) for each in shown.pictures]
+    for k, each in enumerate(vectors):
+        some = each.reshape(-1, dim)
+        made.add(some, [f"{k}#{i}" for i in range(len(some))], space=model.space)
+    passes: list[Any] = []
+    watch = model.network.backbone.register_forward_hook(lambda *_: passes.append(1))
+    seen = look(replace(shown, index=made), path, 0.0, 3)
+    watch.remove()
+    assert len(passes) == 1
+    truth = ask(made, model, path, k=3, confidence=0.0, itself=False)
+    assert [[hit.id for hit in hits] for hits in seen.hits] == [[hit.id for hit in each.hits] for each in truth]
+
+
+def test_an_index_of_another_size_is_asked_at_that_size(shown: Sitting, tmp_path: Path) -> None:
+    model, path = shown.model, shown.pictures[0]
+    made = indexes.create(tmp_path / "large", 16, model.space_at(96), side=96)
+    made.add(model.encode([str(each) for each in shown.pictures], size=96), space=model.space_at(96))
+    hits = look(replace(shown, index=made), path, 0.0, 1).hits[0]
+    assert (hits[0].id, hits[0].score) == ("0", pytest.approx(1, abs=1e-4))
+
+
 def test_names_of_tags_stay_text() -> None:
     assert bar("<script>alert(1)</script>", 2.0, True).count("<script") == 0
     assert "width:100.0%" in bar("a", 2.0, True)
@@ -174,6 +203,19 @@ def test_wrong_words_are_one_line(shown: Sitting, tmp_path: Path, capsys: pytest
     ):
         code, lines = code_of(capsys, *words, "--port", free)
         assert (code, len(lines)) == (2, 1), lines
+
+
+def test_the_guide_names_every_option_and_its_default() -> None:
+    import typer
+
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "app.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(--[a-z-]+) [A-Z,]+` \| (\S+) \|", guide, re.MULTILINE))
+    parameters: Any = typer.main.get_command(command.app).params
+    options = {word: each.default for each in parameters for word in each.opts if word.startswith("--")}
+    assert set(rows) == set(options) - {"--debug", "--plugin", "--help", "--install-completion", "--show-completion"}
+    assert {name: said for name, said in rows.items() if said not in ("–", "all")} == {
+        name: str(options[name]) for name in ("--port", "--device", "--max-upload")
+    }
 
 
 def test_without_the_extra_one_line_names_it() -> None:

@@ -183,6 +183,7 @@ def test_settings_and_options_are_one_language() -> None:
     words = ["size=320", "max_steps=5", "lr=1e-3", "--set", "size=3", "mosaic=0", "--tasks", "det", "--quiet"]
     expected = ["--size", "320", "--max-steps", "5", "--lr", "1e-3", *words[3:]]
     assert assignments_as_options(train.app, words) == expected
+    assert assignments_as_options(train.app, ["max_minutes=null"]) == ["max_minutes=null"]  # no option takes a null
 
 
 @pytest.mark.parametrize("name", COMMANDS)

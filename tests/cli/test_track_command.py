@@ -126,6 +126,44 @@ def test_one_bad_video_among_others_costs_a_line(model: FakeModel, capsys: pytes
     assert code_of("run", "bad.mp4", "--no-draw") == 2
 
 
+def test_a_file_without_a_frame_is_one_line(model: FakeModel, capsys: pytest.CaptureFixture[str]) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV (extra 'video')")
+    with av.open("silent.mkv", "w") as container:  # a stream of pictures, and not one in it
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        container.start_encoding()
+    with av.open("sound.mkv", "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux([*stream.encode(frame), *stream.encode()])
+    Path("text.mp4").write_text("no video")
+    Path("empty.mp4").write_bytes(b"")
+    for name, told in (
+        ("silent.mkv", "is damaged or of an unknown format: End of file"),
+        ("sound.mkv", "holds no pictures"),
+        ("text.mp4", "is damaged or of an unknown format"),
+        ("empty.mp4", "is damaged or of an unknown format"),
+    ):
+        assert code_of("run", name) == 2
+        said = capsys.readouterr().err
+        assert told in said and name in said and said.count("\n") == 1, said
+    assert left() == []
+
+
+@pytest.mark.parametrize("text", ["frame,id,left", "{}", "1,-1,5,5,-3,2,1", "9e15,-1,5,5,3,2,1", "\x00\x01\x02"])
+def test_a_wrong_file_of_detections_is_one_line(
+    text: str, model: FakeModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bench/one/det").mkdir(parents=True)
+    Path("bench/one/det/det.txt").write_text(f"1,-1,5,5,3,2,1,-1,-1,-1\n{text}\n")
+    assert code_of("--mot", "bench") == 2
+    said = capsys.readouterr().err
+    assert "det.txt' line 2: expected frame,id" in said and said.count("\n") == 1
+    assert left() == []
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -50,13 +50,16 @@ def _rows(result: Result) -> Tensor:
     return torch.cat([*columns, *([] if result.box_embeddings is None else [result.box_embeddings])], dim=1)
 
 
-def make(folder: Path, head: str | None = None, tasks: str = "det,cls,emb", **model: Any) -> Path:
+def make(
+    folder: Path, head: str | None = None, tasks: str = "det,cls,emb", boxes: tuple[str, ...] = BOXES, **model: Any
+) -> Path:
     """A model handed on, whose heads and norms have seen noise, so that no two pictures look alike.
 
     Args:
         folder: where it is written.
         head: of the detection task; the kind's own if not given.
         tasks: their kinds.
+        boxes: names of the classes.
         model: other parts than :data:`MODEL` has.
     """
     torch.manual_seed(0)
@@ -70,7 +73,7 @@ def make(folder: Path, head: str | None = None, tasks: str = "det,cls,emb", **mo
         train=TrainConfig(size=SIZE),
         balance=PartConfig(name="fixed"),
     )
-    vocabulary = Vocabulary(boxes=BOXES, tags=TAGS)
+    vocabulary = Vocabulary(boxes=boxes, tags=TAGS)
     parts = assemble(config.model, config.tasks, vocabulary, fetch=False, partial=True)
     network = parts.network.train()
     with torch.no_grad():

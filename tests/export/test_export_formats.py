@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ def test_an_onnx_file_alone_has_all_that_is_needed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be opened") as caught:
         unified.load(tmp_path / "bad.onnx")
     assert "\n" not in str(caught.value)
+    (made.folder / "unified.json").rename(tmp_path / "kept.json")
+    assert unified.load(made.folder).tasks == ("det", "emb")  # the folder is its file
+    (tmp_path / "kept.json").rename(made.folder / "unified.json")
+    content = bytearray(made.file.read_bytes())
+    content[len(content) // 2] ^= 1  # a bit of some weight, which onnxruntime would not notice
+    made.file.write_bytes(content)
+    for path in (made.folder, made.file):
+        with pytest.raises(CheckpointError, match=r"model\.onnx does not match its SHA-256") as caught:
+            unified.load(path)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +86,42 @@ def test_a_missing_package_is_named(form: str, package: str, extra: str, monkeyp
     monkeypatch.setattr(f"{module}.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=rf"{package}, which is not installed: pip install .*\[{extra}\]"):
         protocols.exporters.get(form)().check("fp32")
+
+
+def every_subset() -> list[Any]:
+    """All seven of three tasks, in both formats; one of them in the short run."""
+    tasks = ("det", "cls", "emb")
+    subsets = [some for count in (1, 2, 3) for some in combinations(tasks, count)]
+    long = [
+        pytest.param(form, some, id=f"{form}-{'-'.join(some)}", marks=[pytest.mark.slow, *needs])
+        for form, needs in (("onnx", [needs_onnx]), ("openvino", [needs_openvino]))
+        for some in subsets
+    ]
+    return [pytest.param("openvino", ("cls",), id="short", marks=needs_openvino), *long]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.parametrize(("form", "tasks"), every_subset())
+def test_every_subset_of_tasks_answers_like_the_network(
+    form: str, tasks: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
+    """At other sizes and batches than the graph was traced with, and in every way the file can be asked."""
+    made = export(Job(whole, tmp_path / "out", form, tasks))
+    assert {row.output.partition("_")[0] for row in made.parity.rows} == set(tasks)
+    assert made.parity.worst.error <= 1e-4
+    mine, theirs = unified.load(whole, device="cpu", precision="fp32", tasks=tasks), unified.load(made.folder)
+    assert theirs.tasks == mine.tasks == tasks
+    for words in (ALL, {**ALL, "size": 96, "batch_size": 2}):
+        pairs = list(zip(mine.predict(pictures(), **words), theirs.predict(pictures(), **words), strict=True))
+        assert all(type(a) is type(b) and apart(a, b) < 1e-3 for a, b in pairs)
+    if "emb" in tasks:
+        assert theirs.space == mine.space
+        a, b = (torch.as_tensor(each.encode(pictures())) for each in (mine, theirs))
+        assert torch.allclose(a, b, atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
@@ -133,15 +180,19 @@ def test_formats_of_torch_answer_like_the_network(form: str, tmp_path: Path) -> 
 @pytest.mark.slow
 @needs_openvino
 @pytest.mark.skipif(find_spec("nncf") is None, reason="needs nncf, of the extra openvino")
-def test_eight_bits_are_judged_by_their_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eight_bits_are_judged_by_their_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("UNIFIED_CACHE", str(tmp_path / "cache"))
-    run = make(tmp_path / "run", tasks="det")
+    run = make(tmp_path / "run", tasks="det", boxes=("disc", "ring", "square"))
     data = tmp_path / "shapes.yaml"
     data.write_text(
         "format: shapes\nlabelled: {det: all}\noptions: {level: easy, train: 16, val: 8, seed: 0, size: 96}\n"
     )
     job = Job(run, tmp_path / "out", "openvino", precision="int8", calibrate=str(data), samples=8, scored=8)
     made = export(job)
+    assert capsys.readouterr().out == ""  # nncf draws bars, and --json has one object on standard output
+    assert [(score.name, score.images) for score in made.scores] == [("det/AP", 8)]
     assert made.size < 1e6 and unified.load(made.folder).predict(pictures()[0]) is not None
 
 

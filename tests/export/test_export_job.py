@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import unified
 from unified.cli.export import main
 from unified.contracts.errors import CheckpointError, ConfigError, UnifiedError
 from unified.contracts.registry import RegistryError
+from unified.export import job as jobs
+from unified.export.accuracy import Score, Watch
 from unified.export.job import Job, export
 from unified.inference.results import Result
 
@@ -111,6 +114,32 @@ def test_a_file_has_the_words_and_the_space_of_its_network(
         opened.predict(picture(0), size=70)
 
 
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp32"])
+def test_a_file_keeps_its_own_precision_and_takes_a_devices_word(precision: str, made: Path) -> None:
+    opened = unified.load(made, device="cpu", precision=precision)
+    assert opened.hardware.dtype is None
+    expected = unified.load(made, device="cpu", precision="fp32").predict(picture(0), **LOW)
+    assert alike(opened.predict(picture(0), **LOW), expected)
+    with pytest.raises(ConfigError, match="device 'tpu' is not available"):
+        unified.load(made, device="tpu")
+    with pytest.raises(ConfigError, match=r"unknown precision 'fp8'; known: .*fp16"):
+        unified.load(made, precision="fp8")
+
+
+def test_a_file_answers_every_call_of_a_model(made: Path, model: unified.UnifiedModel) -> None:
+    opened = unified.load(made, fuse=True)  # there is nothing left to fuse
+    pictures = [picture(seed) for seed in range(5)]
+    streamed = opened.predict(pictures, stream=True, batch_size=2, **LOW)
+    assert not isinstance(streamed, list)
+    pairs = list(zip(streamed, model.predict(pictures, **LOW), strict=True))
+    assert all(type(a) is type(b) is Result and alike(a, b) for a, b in pairs)
+    found, known = (m.encode(pictures, "box", **LOW) for m in (opened, model))
+    assert sum(map(len, found)) > 5 and [len(x) for x in found] == [len(x) for x in known]
+    vectors = torch.as_tensor(opened.encode(pictures, truncate_dim=4, precision="int8"))
+    assert vectors.shape == (5, 4) and opened.similarity(vectors, vectors).diagonal().allclose(torch.ones(5))
+    assert opened.warmup() > 0 and json.dumps(opened.predict(pictures[0]).to_dict())
+
+
 def test_threads_share_it(made: Path) -> None:
     opened = unified.load(made)
     alone = [opened.predict(picture(seed), **LOW) for seed in range(6)]
@@ -137,6 +166,46 @@ def test_a_file_that_answers_otherwise_is_not_kept(run: Path, tmp_path: Path) ->
     assert made.parity.passed and made.parity.worst.difference == pytest.approx(0.01, rel=0.01)
     report = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert report["passed"] and {row["output"] for row in report["rows"]} == {row.output for row in made.parity.rows}
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data file of a few scenes."""
+    monkeypatch.setenv("UNIFIED_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "shapes.yaml"
+    file.write_text(
+        "format: shapes\nlabelled: {det: all}\noptions: {level: easy, train: 4, val: 20, seed: 0, size: 64}\n"
+    )
+    return file
+
+
+def test_eight_bits_that_nothing_scores_are_not_kept(run: Path, small: Path, tmp_path: Path) -> None:
+    """The data's shapes are none of the network's classes."""
+    job = Job(run, tmp_path / "out", "plain", ("det",), "int8", calibrate=str(small), samples=3)
+    with pytest.raises(ConfigError, match=r"scores none of det, so nothing says what INT8 costs; .* --scored 0"):
+        export(job)
+    assert not (tmp_path / "out").exists()
+    assert export(replace(job, scored=0)).scores == ()
+
+
+def test_eight_bits_are_kept_only_if_their_scores_are(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path / "run", tasks="det", boxes=("disc", "ring", "square"))
+    words: dict[str, Any] = {"precision": "int8", "calibrate": str(small), "samples": 3}
+    lost = Score("det/AP", before=0.60, after=0.58, drop=0.02, images=20)
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "scores", lambda *_: (lost,))
+        with pytest.raises(CheckpointError, match=r"det/AP falls from 0\.6000 to 0\.5800, at most 0\.01 is allowed"):
+            export(Job(run, tmp_path / "out", "plain", **words))
+        assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*out*"))
+        export(Job(run, tmp_path / "out", "plain", drop=0.03, **words))
+    report = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert report["scores"] == [asdict(lost)] and report["tolerance"] is None
+    heard: list[int] = []
+    made = export(Job(run, tmp_path / "true", "plain", **words), watch=Watch(heard.append, heard.append))
+    assert made.scores[0].name == "det/AP" and made.scores[0].drop == 0 and made.scores[0].images == 20
+    assert heard[0] == sum(heard[1:]) == 4  # two batches of at most 16 pictures, twice
 
 
 def test_nothing_is_left_when_writing_breaks(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,11 +275,12 @@ def test_a_damaged_description_is_one_line(change: Any, message: str, made: Path
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_without_its_description_says_what_is_missing(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["out", "out/model.plain"])
+def test_a_file_without_its_description_says_what_is_missing(name: str, made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "out")
     (tmp_path / "out" / "unified.json").unlink()
-    with pytest.raises(CheckpointError, match=r"unified\.json"):
-        unified.load(tmp_path / "out" / "model.plain")
+    with pytest.raises(CheckpointError, match=r"unified\.json, which says .* is not beside it"):
+        unified.load(tmp_path / name)
 
 
 def test_what_needs_weights_is_refused_in_one_line(made: Path, tmp_path: Path) -> None:

@@ -89,6 +89,14 @@ def test_a_trained_index_finds_nearly_all(lance: None, tmp_path: Path, kind: Any
 
     assert recall(Effort(probes=8, refine=20)) >= 0.95
     assert recall(Effort(probes=1, refine=None)) < 0.9  # the control: who looks into one partition misses some
+    assert recall(Effort()) >= 0.98  # by default all eight, since there are no more
+
+
+def test_more_rows_are_looked_for_in_more_partitions() -> None:
+    from unified.index.lance import Effort
+
+    assert [Effort().of(rows) for rows in (0, 57_600, 1_000_000, 4_000_000)] == [20, 20, 83, 167]
+    assert Effort(probes=5).of(1_000_000) == 5
 
 
 @pytest.mark.parametrize(

@@ -361,7 +361,7 @@ def test_what_a_worker_of_ray_met_is_one_line(place: Path, tmp_path: Path, monke
     ray.is_initialized = lambda: True  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.data", ray.data)  # type: ignore[attr-defined]
-    with pytest.raises(CheckpointError, match="^the disk is full$"):
+    with pytest.raises(CheckpointError, match=r"^the disk is full$"):
         embed(job(place, tmp_path / "ray"), engine="ray")
 
 

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from PIL import Image
 from spare import noise, spare_model
 from torch import Tensor
 
+import unified
 from unified.cli import search
 from unified.contracts.errors import ConfigError, DataError
 from unified.inference.model import UnifiedModel
@@ -80,6 +83,21 @@ def test_a_folder_is_searched_by_text(model: UnifiedModel, capsys: pytest.Captur
     assert Image.open("sheet.png").width > 100
 
 
+def test_the_short_form_is_the_same_command(model: UnifiedModel, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("index", "RUN", "photos", "--out", "found", "--json") == 0
+    capsys.readouterr()
+    told = []
+    for words in (
+        ("text", "found", "like 3", "like 0", "-k", "2"),
+        ("--text", "like 3", "found", "-k", "2", "--text", "like 0"),
+    ):
+        assert code_of(*words, "--json") == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] and len(json.loads(told[0])) == 2
+    assert code_of("--text", "like 3") == 2  # and no index
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_what_cannot_be_searched_is_one_line(model: UnifiedModel, capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("index", "RUN", "photos", "--out", "found") == 0
     capsys.readouterr()
@@ -87,6 +105,12 @@ def test_what_cannot_be_searched_is_one_line(model: UnifiedModel, capsys: pytest
     assert "an empty text" in capsys.readouterr().err
     with pytest.raises(DataError, match="empty text"):
         model.encode_text("")
+    spare_model({"cap": "cap"}, seed=1).save_pretrained("OTHER")
+    assert code_of("text", "found", "like 1", "--model", "OTHER") == 2
+    assert "are of another model" in capsys.readouterr().err
+    boxes = unified.index.create("boxes", dim=WIDTH, space=model.space, level="box", model=str(Path("RUN").absolute()))
+    assert len(boxes) == 0 and code_of("text", "boxes", "like 1") == 2
+    assert "this is an index of boxes" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="has not learned from captions; its tasks are det, cls, emb"):
         spare_model().encode_text("a bus")
     both = spare_model({"cap": "cap", "det": "det", "emb": "emb"})
@@ -94,3 +118,36 @@ def test_what_cannot_be_searched_is_one_line(model: UnifiedModel, capsys: pytest
         ConfigError, match=r"embedded by task 'emb', which knows no texts; load it with tasks=\['cap'\]"
     ):
         both.encode_text("a bus")
+
+
+def test_what_the_guide_shows_runs(
+    model: UnifiedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its searches; its training takes minutes, and its words are checked without a step."""
+    from unified.tasks.caption import task
+
+    monkeypatch.setattr(task, "encoder_of", lambda name: Random())
+    text = (Path(__file__).resolve().parents[2] / "docs" / "text-search.md").read_text(encoding="utf-8")
+    searched = trained = 0
+    for language, block in re.findall(r"^```(python|bash)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        if language == "python":
+            exec(compile(block, "text-search.md", "exec"), {})
+            continue
+        for command, *words in (shlex.split(line) for line in block.replace("\\\n", " ").splitlines()):
+            if command == "unified-search":
+                assert code_of(*words) == 0, capsys.readouterr().err
+                searched += 1
+            elif command == "unified-train":
+                names = words[words.index("--tasks") + 1].split(",")
+                assert "cap" in names and "emb" not in names[names.index("cap") :]
+                trained += 1
+    assert searched == 4 and trained >= 2 and Path("found.png").is_file()
+
+
+class Random:
+    """An encoder that has no idea."""
+
+    name, dim, digest = "random", WIDTH, "fedcba9876543210"
+
+    def __call__(self, texts: Any) -> Tensor:
+        return torch.nn.functional.normalize(torch.randn(len(texts), WIDTH), dim=1)

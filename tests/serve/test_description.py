@@ -33,6 +33,25 @@ def test_every_route_is_described_and_no_other(served: Live, told: Any) -> None:
     assert not any("model" in path and "post" in item for path, item in told["paths"].items())  # nothing is uploaded
 
 
+def test_every_schema_is_one_of_openapi(told: Any) -> None:
+    """OpenAPI 3.1: schemas are JSON Schema 2020-12, every parameter has a place, every answer a description."""
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema")
+    operations = [operation for item in told["paths"].values() for operation in item.values()]
+    answers_given = [answer for operation in operations for answer in operation["responses"].values()]
+    parameters = [each for operation in operations for each in operation.get("parameters", [])]
+    bodies = [operation["requestBody"] for operation in operations if "requestBody" in operation]
+    media = [kind for each in [*answers_given, *bodies] for kind in each.get("content", {}).values()]
+    schemas = [*told["components"]["schemas"].values(), *(each["schema"] for each in [*media, *parameters])]
+    assert (told["openapi"], {"title", "version"} <= set(told["info"])) == ("3.1.0", True)
+    assert len(schemas) > 30
+    for schema in schemas:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    assert all(each["description"] for each in answers_given)
+    assert all(each["in"] == "query" for each in parameters)
+    with pytest.raises(jsonschema.SchemaError):
+        jsonschema.Draft202012Validator.check_schema({"type": "no type"})
+
+
 def test_every_reference_leads_somewhere_and_every_operation_has_a_name(told: Any) -> None:
     def references(value: Any) -> Iterator[str]:
         if isinstance(value, dict):

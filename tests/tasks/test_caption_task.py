@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_a_caption_that_two_images_share_is_true_of_both() -> None:
 def test_the_loss_falls_as_images_come_near_their_captions(words: Words) -> None:
     task, batch = task_of(), batch_of(("a red bus",), ("two dogs", "dogs on grass"), ("a pizza",))
     near = torch.stack([words([t])[0] for t in ("a red bus", "two dogs", "a pizza")])
-    costs = [float(task.loss(output_of(v), batch)["captions"].sum) for v in (near, near.roll(1, dims=0))]
+    costs = [float(task.loss(output_of(v), batch)["captions"].sum.detach()) for v in (near, near.roll(1, dims=0))]
     assert costs[0] < costs[1] / 5
 
 
@@ -187,6 +188,12 @@ def test_an_encoder_that_is_not_here_is_not_fetched() -> None:
     task = tasks.get("cap")("cap", Vocabulary(), encoder="no/such-model")
     with pytest.raises(ConfigError, match="is not on this machine, and nothing is fetched"):
         task.encode_texts(["a bus"])
+
+
+def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"pip install 'unified-networks\[text\]'"):
+        tasks.get("cap")("cap", Vocabulary(), encoder=str(tmp_path)).encode_texts(["a bus"])
 
 
 def test_the_packaged_encoder_knows_what_words_mean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from grown_runs import HEADS, answers, base_run, grown_config
 from torch import nn
@@ -21,6 +23,9 @@ from unified.training.evaluator import evaluate_run
 from unified.training.joint import JointModel
 from unified.training.monitor import Monitor, Plan
 from unified.training.run import train
+
+sys.path.append(str(Path(__file__).parents[1] / "inference"))
+from spare import spare_model
 
 HARD = (
     "optimizer=muon",
@@ -199,3 +204,12 @@ def test_a_teacher_counts_in_variances_of_the_old_answer() -> None:
     before = torch.tensor([[1.0, 3.0, 5.0]])  # variance 4
     assert float(_distance(before + 2, before)) == pytest.approx(1.0)
     assert float(_distance(10 * before + 20, 10 * before)) == pytest.approx(1.0)
+
+
+def test_a_head_whose_labels_are_not_at_hand_keeps_its_bits(tmp_path: Path) -> None:
+    tiny.cache_at(tmp_path)
+    start = spare_model({"cap": "cap", "emb": "emb"}).save_pretrained(tmp_path / "start")
+    before = answers(network_of(start), ["cap", "emb"])
+    grown = grow(start, tmp_path, *HARD, tasks=("tags:cls",), latents="align.*=mul")
+    assert answers(network_of(grown), ["cap", "emb"]) == before
+    assert unified.load(grown, device="cpu").tasks == ("cap", "emb", "tags")

@@ -31,7 +31,7 @@ def page() -> None:
         return
     seen = look(sitting, chosen.picture, chosen.confidence, chosen.nearest)
     show_numbers(seen)
-    left, right = st.columns([3, 2], gap="large")
+    left, right = st.columns([5, 4], gap="medium")
     with left:
         st.image(seen.drawn, width="stretch")
         show_download(seen, chosen.name)

@@ -7,7 +7,7 @@ import html
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import streamlit as st
 from PIL import Image, ImageDraw
@@ -142,9 +142,10 @@ def show_boxes(seen: Seen) -> None:
         return
     rows = [(box.name, box.score, ", ".join(f"{value:.0f}" for value in box.xyxy)) for box in boxes]
     table = dict(zip(("class", "score", "box in pixels"), zip(*rows, strict=True), strict=True))
-    score = st.column_config.ProgressColumn("score", format="%.2f", min_value=0.0, max_value=1.0, width="small")
+    score = st.column_config.ProgressColumn("score", format="%.2f", min_value=0.0, max_value=1.0, width=80)
     height = min(38 + 35 * len(rows), 320)
-    st.dataframe(table, hide_index=True, height=height, column_config={"class": {"width": "small"}, "score": score})
+    widths: dict[str, Any] = {"class": {"width": 125}, "score": score, "box in pixels": {"width": 130}}
+    st.dataframe(table, hide_index=True, height=height, column_config=widths)
 
 
 def show_download(seen: Seen, name: str) -> None:

@@ -64,16 +64,20 @@ def look(sitting: Sitting, picture: bytes | Path, confidence: float, nearest: in
         return Seen(result, drawn, reading, passing)
     start = time.perf_counter()
     query = picture if isinstance(picture, Path) else pixels
-    asked, hits = _neighbours(sitting, sitting.index, query, confidence, nearest)
+    asked, hits = _neighbours(sitting, sitting.index, query, result, confidence, nearest)
     return Seen(result, drawn, reading, passing, hits, asked, time.perf_counter() - start)
 
 
 def _neighbours(
-    sitting: Sitting, index: VectorIndex, query: Path | Tensor, confidence: float, nearest: int
+    sitting: Sitting, index: VectorIndex, query: Path | Tensor, said: Result, confidence: float, nearest: int
 ) -> tuple[list[str], list[list[Hit]]]:
-    from unified.index.query import ask
+    """From the same pass, unless the index was made of pictures of another size."""
+    from unified.index.query import ask, ask_of
 
-    found = ask(index, sitting.model, query, k=nearest, confidence=confidence, itself=False)
+    if index.layout.side in (None, sitting.model.size):
+        found = ask_of(index, sitting.model, said, query, nearest, itself=False)
+    else:
+        found = ask(index, sitting.model, query, k=nearest, confidence=confidence, itself=False)
     return [answer.name or "this picture" for answer in found], [answer.hits for answer in found]
 
 

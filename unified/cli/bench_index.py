@@ -21,7 +21,9 @@ def index(
     threads: Annotated[int | None, typer.Option(metavar="N", min=1, help="For both; torch's own choice.")] = None,
     lance: Annotated[bool, typer.Option("--lance/--no-lance", help="Measure LanceDB too.")] = True,
     kind: Annotated[str, typer.Option(metavar="NAME", help="ivf_pq, ivf_flat or ivf_hnsw_sq.")] = "ivf_pq",
-    probes: Annotated[int, typer.Option(metavar="N", min=1, help="Partitions LanceDB looks into.")] = 20,
+    probes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Partitions LanceDB looks into; by the rows.")
+    ] = None,
     refine: Annotated[int, typer.Option(metavar="N", min=0, help="It compares the best N x k as a whole.")] = 10,
     folder: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the indexes are built.")] = None,
     as_json: Json = False,
@@ -31,7 +33,7 @@ def index(
 
     The vectors are made up, in clusters; searches take turns, medians are shown. Recall is against float64.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
     from importlib.util import find_spec
 
     from unified.index.speed import RECALL, TARGET, Setting, measure_exact, measure_lance, with_threads
@@ -40,6 +42,9 @@ def index(
     setting = with_threads(setting, threads)
     paces = measure_exact(setting, folder)
     if lance and find_spec("lancedb") is not None:
+        from unified.index.lance import Effort
+
+        setting = replace(setting, probes=Effort(probes).of(rows))
         paces += measure_lance(setting, folder)
     found = {pace.name: pace for pace in paces}
     flat = found.get("faiss flat")

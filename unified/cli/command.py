@@ -140,7 +140,10 @@ def _plugin_of(error: Exception) -> str | None:
 
 
 def assignments_as_options(app: typer.Typer, words: Sequence[str]) -> list[str]:
-    """``size=320`` becomes ``--size 320`` where the command has that option; other words stay as they are."""
+    """``size=320`` becomes ``--size 320`` where the command has that option; other words stay as they are.
+
+    So does ``max_minutes=null``: only a setting can take a value away.
+    """
     command: Any = with_plugins(app)
     names = {opt for p in command.params if not getattr(p, "is_flag", False) for opt in p.opts if opt.startswith("--")}
     result: list[str] = []
@@ -148,7 +151,7 @@ def assignments_as_options(app: typer.Typer, words: Sequence[str]) -> list[str]:
         found = _ASSIGNMENT.fullmatch(word)
         option = f"--{found[1].replace('_', '-')}" if found else ""
         is_value = i > 0 and words[i - 1] in names  # the value of the option before it, as in --set lr=1
-        if found and option in names and not is_value:
+        if found and option in names and found[2] != "null" and not is_value:
             result += [option, found[2]]
         else:
             result.append(word)

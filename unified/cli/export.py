@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,6 +75,8 @@ def export(
     rules = {"confidence": confidence, "nms_iou": nms_iou, "max_boxes": max_boxes}
     if nms == "outside" and any(value is not None for value in rules.values()):
         raise ConfigError("--confidence, --nms-iou and --max-boxes become part of the graph only with --nms inside")
+    from unified.cli.progress import Bar
+    from unified.export.accuracy import Watch
     from unified.export.job import Job
     from unified.export.job import export as run_job
 
@@ -93,7 +96,14 @@ def export(
         drop=drop,
         tolerance=tolerance,
     )
-    made = run_job(job, say=(lambda line: None) if as_json else (lambda line: typer.echo(f"{line} ...", err=True)))
+    told = (lambda line: None) if as_json else (lambda line: typer.echo(f"{line} ...", err=True))
+    bar = Bar("batches", quiet=as_json)
+    with ExitStack() as shown:
+
+        def begin(total: int) -> None:  # not before: nncf draws a bar of its own
+            shown.enter_context(bar).of(total)
+
+        made = run_job(job, told, Watch(begin, bar.add))
     print(json.dumps(made.told())) if as_json else _print(made)
 
 

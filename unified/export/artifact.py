@@ -100,8 +100,14 @@ class Artifact:
 def is_export(path: Path) -> bool:
     """Whether a path is an exported network: its folder, or its file."""
     if path.is_dir():
-        return (path / ABOUT).is_file()
+        return (path / ABOUT).is_file() or _alone(path) is not None
     return path.is_file() and any(path.suffix == cls.suffix for _, cls in exporters.available())
+
+
+def _alone(folder: Path) -> Path | None:
+    """The file of an exported network in a folder; its description may have been lost."""
+    names = (folder / f"model{cls.suffix}" for _, cls in exporters.available())
+    return next((file for file in names if file.is_file()), None)
 
 
 def read_artifact(path: Path) -> tuple[Artifact, Path]:
@@ -115,6 +121,8 @@ def read_artifact(path: Path) -> tuple[Artifact, Path]:
     Raises:
         CheckpointError: damaged, or of a newer version, or its description is missing.
     """
+    if path.is_dir() and not (path / ABOUT).is_file():
+        path = _alone(path) or path
     if path.is_file() and (inside := _inside(path)):
         beside = path.with_name(ABOUT)
         listed = _parsed(_text(path, beside), beside).files if beside.is_file() else {}

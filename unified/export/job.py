@@ -19,7 +19,7 @@ from unified.contracts.errors import CheckpointError, ConfigError, suggestion
 from unified.contracts.exporting import Blueprint, Exporter
 from unified.contracts.plugins import noted
 from unified.disk import NEW, clear, make_folder, sync, unwritable, write_bytes
-from unified.export.accuracy import Score, scores
+from unified.export.accuracy import UNWATCHED, Score, Watch, scores
 from unified.export.artifact import ABOUT, PARITY, Artifact, digest, is_export
 from unified.export.calibration import calibration_pictures
 from unified.export.graph import ExportGraph, folded, plan
@@ -70,12 +70,13 @@ class Exported:
         return {**told, "seconds": round(self.seconds, 1), "parity": self.parity.told(), "scores": scores}
 
 
-def export(job: Job, say: Say = lambda line: None) -> Exported:
+def export(job: Job, say: Say = lambda line: None, watch: Watch = UNWATCHED) -> Exported:
     """Writes a network in another format, and compares what the file answers with what the network answers.
 
     Args:
         job: what and how.
         say: hears a line at each step.
+        watch: hears of the batches that an INT8 network is scored on.
 
     Returns:
         What was made. Nothing is left where it fails.
@@ -95,7 +96,7 @@ def export(job: Job, say: Say = lambda line: None) -> Exported:
     draft = job.out.parent / f"{NEW}{job.out.name}-{secrets.token_hex(4)}"
     try:
         make_folder(draft)
-        parity, found = _made(job, trained, graph, artifact, exporter, draft, say)
+        parity, found = _made(job, trained, graph, artifact, exporter, draft, say, watch)
         _publish(draft, job.out)
     except OSError as error:
         raise unwritable(job.out, error) from error
@@ -107,7 +108,14 @@ def export(job: Job, say: Say = lambda line: None) -> Exported:
 
 
 def _made(
-    job: Job, trained: Trained, graph: ExportGraph, artifact: Artifact, exporter: Exporter, draft: Path, say: Say
+    job: Job,
+    trained: Trained,
+    graph: ExportGraph,
+    artifact: Artifact,
+    exporter: Exporter,
+    draft: Path,
+    say: Say,
+    watch: Watch,
 ) -> tuple[Parity, tuple[Score, ...]]:
     """Writes, compares and describes in a folder that nobody sees yet."""
     pictures = None
@@ -126,7 +134,8 @@ def _made(
     found: tuple[Score, ...] = ()
     if job.precision == "int8" and job.scored:
         say(f"scoring both on up to {job.scored} validation pictures of each dataset")
-        found = scores(trained, open_export(draft), str(job.calibrate), artifact.size, job.scored)
+        found = scores(trained, open_export(draft), str(job.calibrate), artifact.size, job.scored, watch)
+        _check_scored(job, trained, found, say)
         _check_scores(job, found)
     report = {**parity.told(), "scores": [asdict(score) for score in found]}
     write_bytes(draft / PARITY, json.dumps(report, indent=1).encode())
@@ -145,6 +154,19 @@ def _compared(job: Job, graph: ExportGraph, exporter: Exporter, draft: Path, art
             f"at most {limit:g} is allowed; nothing was written (another --format may do, or a larger --tolerance)"
         )
     return parity
+
+
+def _check_scored(job: Job, trained: Trained, found: Sequence[Score], say: Say) -> None:
+    """Whether anything says what 8 bits cost; tasks that the data does not label are told."""
+    scored = {score.name.partition("/")[0] for score in found}
+    silent = ", ".join(name for name in trained.tasks if name not in scored)
+    if not found:
+        raise ConfigError(
+            f"'{job.calibrate}' scores none of {silent}, so nothing says what INT8 costs; give data that labels one, "
+            "or --scored 0"
+        )
+    if silent:
+        say(f"not scored, because '{job.calibrate}' does not label it: {silent}")
 
 
 def _check_scores(job: Job, found: Sequence[Score]) -> None:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -113,5 +115,5 @@ def _quantized(model: Any, blueprint: Blueprint) -> Any:
     import nncf
 
     given = [{INPUT: picture} for picture in blueprint.pictures()]
-    with quiet():
+    with quiet(), redirect_stdout(sys.stderr):  # its bars; standard output is the command's own
         return nncf.quantize(model, nncf.Dataset(given), subset_size=len(given), preset=nncf.QuantizationPreset.MIXED)

@@ -9,6 +9,7 @@ Legend: n queries or new vectors, D width.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,8 +36,16 @@ _BESIDE: Final = ("id", "path", "x0", "y0", "x1", "y1", "name", "score", "tags",
 class Effort:
     """How hard an approximate search tries; more is slower and misses less."""
 
-    probes: int = 20  # partitions that are looked into
+    probes: int | None = None  # partitions that are looked into; None: as many as :meth:`of` says
     refine: int | None = 10  # the best refine x k candidates are compared by their whole vectors; None: not
+
+    def of(self, rows: int) -> int:
+        """Partitions that are looked into where there are so many rows: at least 20, of a million 83.
+
+        LanceDB makes more of them the more rows there are. Of a million clustered vectors 20 found 0.88 of the ten
+        nearest, 60 found 0.96, and 100 found 0.98; of 100,000 vectors 20 found all.
+        """
+        return self.probes or max(20, round(math.sqrt(rows) / 12))
 
 
 class LanceIndex:
@@ -183,7 +192,8 @@ class LanceIndex:
         if space is not None:
             self.layout.check_space(space, "queries")
         queries = self.layout.check(vectors, "queries")
-        found = [self._one(query.float().numpy(), k, where, exact) for query in queries]
+        probes = None if exact else self.effort.of(len(self))
+        found = [self._one(query.float().numpy(), k, where, probes) for query in queries]
         scores = torch.full((len(queries), k), float("-inf"))
         positions = torch.full((len(queries), k), -1, dtype=torch.int64)
         for q, hits in enumerate(found):
@@ -201,15 +211,15 @@ class LanceIndex:
     def _distance(self) -> str:
         return "cosine" if self.layout.metric == "cosine" else "dot"
 
-    def _one(self, query: NDArray[np.float32], k: int, where: Filter | None, exact: bool) -> list[Hit]:
+    def _one(self, query: NDArray[np.float32], k: int, where: Filter | None, probes: int | None) -> list[Hit]:
         asked = self.table.search(query, vector_column_name="vector").distance_type(self._distance).limit(k)
         asked = asked.select([*_BESIDE, "_distance"]).with_row_id(True)
         if condition := _condition(where):
             asked = asked.where(condition, prefilter=True)
-        if exact:
+        if probes is None:
             asked = asked.bypass_vector_index()
         else:
-            asked = asked.nprobes(self.effort.probes)
+            asked = asked.nprobes(probes)
             asked = asked if self.effort.refine is None else asked.refine_factor(self.effort.refine)
         found = asked.to_arrow().to_pylist()
         return [Hit(1 - row["_distance"], _row(row), row["_rowid"]) for row in found]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ from unified.contracts.errors import DataError
 from unified.index.protocol import Hit, Layout, VectorIndex
 from unified.index.row import BoxXyxy, Filter
 from unified.inference.model import UnifiedModel
+from unified.inference.results import Result
 from unified.inference.source import Picture, as_pixels
+
+Parts: TypeAlias = Sequence[tuple[BoxXyxy | None, str | None]]  # of a picture: where, and what stands there
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,36 @@ def ask(
     """
     check_model(index.layout, model)
     pixels = as_pixels(picture)
+    parts, vectors = _asked(index.layout, model, pixels, box, confidence)
+    return _answers(index, picture, parts, vectors, k, where, itself)
+
+
+def ask_of(
+    index: VectorIndex,
+    model: UnifiedModel,
+    said: Result,
+    picture: Picture,
+    k: int = 10,
+    where: Filter | None = None,
+    itself: bool = True,
+) -> list[Answer]:
+    """As :func:`ask`, of what the model has said of the picture already: without another pass.
+
+    Args:
+        said: by ``predict`` at the input side that the index was made with.
+
+    Raises:
+        DataError: another model's index.
+    """
+    check_model(index.layout, model)
+    return _answers(index, picture, *_said(index.layout, said), k, where, itself)
+
+
+def _answers(
+    index: VectorIndex, picture: Picture, parts: Parts, vectors: Tensor, k: int, where: Filter | None, itself: bool
+) -> list[Answer]:
     name = str(picture) if isinstance(picture, str | Path) else "picture"
     own = str(Path(picture).absolute()) if isinstance(picture, str | Path) else None
-    parts, vectors = _asked(index.layout, model, pixels, box, confidence)
     if not len(vectors):
         return []
     extra = 0 if itself or own is None else _rows_of(index, own)
@@ -106,7 +136,7 @@ def crop(pixels: Tensor, box: BoxXyxy) -> Tensor:
 
 def _asked(
     layout: Layout, model: UnifiedModel, pixels: Tensor, box: BoxXyxy | None, confidence: float
-) -> tuple[Sequence[tuple[BoxXyxy | None, str | None]], Tensor]:
+) -> tuple[Parts, Tensor]:
     """The parts of a picture that are asked about, and their vectors (N, D)."""
     words: dict[str, Any] = {"size": layout.side, "truncate_dim": layout.dim if layout.truncate else None}
     if box is not None:
@@ -119,13 +149,20 @@ def _asked(
         given = model.encode(pixels, "box", boxes=torch.tensor([box]), **words)
         assert isinstance(given, Tensor)
         return [(box, None)], given
-    said = model.predict(pixels, tasks=model.tasks_for("box"), confidence=confidence, size=layout.side)
-    if said.boxes is None or said.boxes.embeddings is None or not len(said.boxes):
-        return [], torch.zeros(0, layout.dim)
+    return _said(layout, model.predict(pixels, model.tasks_for("box"), confidence=confidence, size=layout.side))
+
+
+def _said(layout: Layout, said: Result) -> tuple[Parts, Tensor]:
+    """As :func:`_asked`, by what was said of the picture."""
     from unified.inference.encoder import shorten
 
-    vectors = shorten(said.boxes.embeddings, words["truncate_dim"], True)
-    return [(each.xyxy, each.name) for each in said.boxes], vectors
+    width = layout.dim if layout.truncate else None
+    if layout.level != "box":
+        assert said.embedding is not None
+        return [(None, None)], shorten(said.embedding[None], width, True)
+    if said.boxes is None or said.boxes.embeddings is None or not len(said.boxes):
+        return [], torch.zeros(0, layout.dim)
+    return [(each.xyxy, each.name) for each in said.boxes], shorten(said.boxes.embeddings, width, True)
 
 
 def _rows_of(index: VectorIndex, path: str) -> int:

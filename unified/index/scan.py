@@ -26,7 +26,7 @@ BLOCK: Final = 64
 _CHUNK: Final = 4096  # rows a thread multiplies at once with many queries: scores stay in the processor's cache
 _FEW: Final = 64  # queries; with fewer, chunks are larger
 _LONGEST: Final = 1 << 16  # rows of a chunk
-_LEAST_COLUMNS: Final = 4  # a product with one column takes longer than one with four
+_LEAST_COLUMNS: Final = 4  # a product with two or three columns takes longer than one with four
 _SPARE: Final = 4  # blocks looked at beyond the k best, since float32 may have ordered two close ones wrongly
 _QUERIES: Final = 256  # at a time
 _WAITING: Final = 1 << 14  # blocks whose greatest scores wait to be sorted
@@ -75,7 +75,8 @@ def nearest(pieces: Sequence[Piece], queries: Tensor, k: int, layout: Layout) ->
     pieces = [piece for piece in pieces if len(piece)]
     for start in range(0, len(queries) if pieces else 0, _QUERIES):
         some = unit64(queries[start : start + _QUERIES], layout)
-        padded = F.pad(some.float(), (0, 0, 0, max(0, _LEAST_COLUMNS - len(some))))
+        more = max(0, _LEAST_COLUMNS - len(some)) if len(some) > 1 else 0
+        padded = F.pad(some.float(), (0, 0, 0, more))
         best = _best_blocks(pieces, padded, k + _SPARE, layout)[: len(some)]
         for q, blocks in enumerate(best):
             values, rows = _ordered(pieces, blocks, some[q], k, layout)
@@ -124,12 +125,20 @@ def _greatest(pieces: Sequence[Piece], queries: Tensor, layout: Layout) -> Itera
     for piece in pieces:
         for start in range(0, len(piece), step):
             vectors, scale = piece.part(start, min(start + step, len(piece)))
-            scores = torch.mm(dequantize(vectors, layout.tensor_ranges), queries, out=buffer[: len(vectors)])
+            scores = _product(dequantize(vectors, layout.tensor_ranges), queries, buffer[: len(vectors)])
             if scale is not None:
                 scores *= scale[:, None]
             if short := -len(scores) % BLOCK:
                 scores = F.pad(scores, (0, 0, 0, short), value=_LEAST)
             yield scores.view(-1, BLOCK, queries.shape[1]).amax(dim=1)
+
+
+def _product(vectors: Tensor, queries: Tensor, out: Tensor) -> Tensor:
+    """(R, n), in ``out``; one query is a matrix times a vector, which takes a third of a product of matrices."""
+    if queries.shape[1] > 1:
+        return torch.mm(vectors, queries, out=out)
+    torch.mv(vectors, queries[:, 0], out=out[:, 0])
+    return out
 
 
 def _ordered(pieces: Sequence[Piece], blocks: Tensor, query: Tensor, k: int, layout: Layout) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class Setting:
     centres: int = 2000
     threads: int = 1
     kind: str = "ivf_pq"
-    probes: int = 20
+    probes: int | None = None  # None: by the number of rows
     refine: int = 10
     seed: int = 0
 

@@ -71,8 +71,9 @@ def _make(
 
 
 def _met(error: BaseException) -> UnifiedError | None:
-    """The error of ours that a worker met, out of those that Ray wraps it in."""
+    """The error of ours that a worker met, out of those that Ray wraps it in; some versions keep only its words."""
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, UnifiedError):
         inner = getattr(inner, "cause", None) or inner.__cause__
-    return inner
+    said = [line.partition(": ")[2] for line in str(error).splitlines() if line.startswith(UnifiedError.__module__)]
+    return inner or (UnifiedError(said[-1]) if said else None)

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NoReturn, Self
 
 from unified.contracts.config import ModelConfig
 from unified.contracts.errors import ConfigError
 from unified.contracts.protocols import Backbone, Head, Neck
+from unified.hardware import Hardware
 from unified.inference.space import fingerprint
 from unified.model.fusion import fuse
 from unified.model.latents.bank import LatentBank
@@ -65,6 +67,11 @@ class FusedNetwork(UnifiedNetwork):
 def placeable(trained: Trained, fused: bool) -> UnifiedNetwork:
     """The network a model runs; an exported file's has no norms left and is taken as it is."""
     return FusedNetwork.of(trained) if fused and isinstance(trained.network, UnifiedNetwork) else trained.network
+
+
+def own_precision(hardware: Hardware, trained: Trained) -> Hardware:
+    """The hardware; an exported file's numbers are read in the precision that it was written for."""
+    return hardware if isinstance(trained.network, UnifiedNetwork) else replace(hardware, precision="fp32")
 
 
 def check_whole(network: UnifiedNetwork) -> None:

@@ -25,7 +25,7 @@ from unified.contracts.plugins import noted
 from unified.hardware import pick
 from unified.inference.card import card, facts_of
 from unified.inference.encoder import Precision, calibrate, quantize, shorten, similarity
-from unified.inference.fused import check_whole, placeable
+from unified.inference.fused import check_whole, own_precision, placeable
 from unified.inference.growable import Growable
 from unified.inference.predictor import Predictor, fit
 from unified.inference.results import Result, result_of
@@ -62,7 +62,7 @@ class UnifiedModel(Growable):
 
     def __init__(self, trained: Trained, device: str = "auto", precision: str = "auto", fuse: bool = False) -> None:
         self.trained = trained
-        self.hardware = pick(device, precision)
+        self.hardware = own_precision(pick(device, precision), trained)
         self.network: UnifiedNetwork = self.hardware.place(placeable(trained, fuse)).eval()
         self.size = trained.config.train.size  # pixels: side of the network's square input
         self._predictor = Predictor(self.network, trained.tasks, self.hardware)

@@ -21,6 +21,7 @@ from unified.inference.tracker import Tracker, TrackerSettings
 
 DETECTIONS = ("det/det.txt", "det.txt")
 TRUTHS = ("gt/gt.txt", "gt.txt")
+MOST_FRAMES = 10_000_000  # four days of video: a greater number is no frame's, and each frame up to it is looked at
 PICTURES = "img1"
 
 
@@ -149,9 +150,13 @@ def _numbers(path: Path, number: int, line: str) -> list[float]:
         numbers = [float(word) for word in words[:7]]
     except ValueError:
         numbers = []
-    if len(numbers) < 7 or not np.isfinite(numbers).all() or numbers[0] < 1 or min(numbers[4:6]) < 0:
+    if len(numbers) < 7 or not np.isfinite(numbers).all() or not _is_frame(numbers[0]) or min(numbers[4:6]) < 0:
         raise DataError(
             f"'{said(path)}' line {number}: expected frame,id,left,top,width,height,score with frames from 1, "
             f"got '{said(line.strip())}'"
         )
     return numbers
+
+
+def _is_frame(number: float) -> bool:
+    return 1 <= number <= MOST_FRAMES and number.is_integer()

@@ -25,7 +25,7 @@ _USUAL: Final = 160
 
 
 class ShapesDataset(Source):
-    """Scenes: boxes, each with an identity and two key points; tags (attributes and classes present); the ground.
+    """Scenes: boxes, each with an identity and two key points; tags (attributes, classes present); ground; captions.
 
     Options: ``level`` (easy, medium, hard), ``train`` and ``val`` (scenes), ``seed``, ``size`` (pixels; by default the
     network's input, within 48..320). The first opening renders the split, in about a minute for thousands of scenes.
@@ -79,7 +79,7 @@ class ShapesDataset(Source):
         return sorted({*store.identities[rows].tolist()}) if of == "boxes" else [int(store.scenes[index])]
 
     def read(self, index: int) -> Sample:
-        store = self.store
+        store, scene = self.store, self.store[index]
         image = torch.from_numpy(np.array(store.images[index])).permute(2, 0, 1)
         side = int(image.shape[1])
         rows = slice(int(store.offsets[index]), int(store.offsets[index + 1]))
@@ -96,8 +96,9 @@ class ShapesDataset(Source):
             identity=int(store.scenes[index]),
             states={"tags": torch.from_numpy(tags)},
             extras={
-                "masks": Masks((side, side), tuple(map(Rle.of, store[index].masks))),
+                "masks": Masks((side, side), tuple(map(Rle.of, scene.masks))),
                 "keypoints": Keypoints(torch.from_numpy(store.keypoints_xyv[rows].copy()), KEYPOINTS, ((0, 1),)),
+                "captions": scene.captions,
             },
         )
         return Sample(image, annotations, Frame(self.image_id(index), (int(image.shape[1]), int(image.shape[2]))))
