@@ -58,7 +58,7 @@ def test_few_words_become_rules(tmp_path: Path, words: str, expected: list[dict[
 
 def test_the_papers_named_uses_are_there() -> None:
     named = {"feature-alignment", "prediction-refinement", "offset-refinement", "anchor-refinement"}
-    named |= {"feature-selection", "manifold-reduction", "multi-task", "yolor", "none"}
+    named |= {"feature-selection", "manifold-reduction", "multi-task", "yolor", "none", "adapters"}
     assert named <= set(list_configs("latents"))
 
 
