@@ -61,7 +61,7 @@ def test_what_is_given_stands_and_what_is_not_is_written_down() -> None:
     assert said.tasks["emb"].options["dim"] == 32
     assert said.tasks["emb"].options["temperature"] == 0.07
     assert said.model.heads["multilabel"]["width"] == 40  # the model's own word
-    assert said.model.heads["embed"]["width"] == 40
+    assert said.model.heads["embed"]["width"] == 48
     assert said.model.default_heads["det"] == "detect_free"
 
 
