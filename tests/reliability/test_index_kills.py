@@ -102,7 +102,7 @@ def test_a_kill_while_adding_loses_nothing_that_was_acknowledged(tally: Tally, m
     tally.begin("SIGKILL while adding to an index", "0 acknowledged additions lost, 0 by half, 0 unreadable")
     generator, place, step, inside = random.Random(0), fresh(memory, 0), 1, 0
     typical = duration(add_for_ever, fresh(memory, -1))
-    for trial in range(tally.count(500, share=50)):
+    for trial in range(tally.count(500, share=20)):
         if trial % 50 == 49:  # not ever larger
             place, step = fresh(memory, trial), 1
         killed = kill(add_for_ever, place, step, generator.uniform(0, 4 * typical))

@@ -60,7 +60,7 @@ def first_difference(reference: dict[int, str], found: dict[int, str]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.reliability), 2])
 def test_a_stop_at_any_step(
     tally: Tally, memory: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:

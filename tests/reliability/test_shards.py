@@ -153,6 +153,8 @@ def test_ranks_halve_their_batches_together(place: Path, alone: Path, told: Told
 def test_what_parts_cannot_do_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, reason: str
 ) -> None:
+    if word.startswith("balance"):
+        pytest.importorskip("torchjd", reason="needs TorchJD (extra 'balance')")
     config, _ = small_config(tmp_path, "shard=true", word)
     balancer, hardware = make_balancer(config), Hardware(torch.device("cpu"), "fp32")
     check(config, balancer, hardware)  # one process has no parts

@@ -156,7 +156,7 @@ def anew(monkeypatch: pytest.MonkeyPatch) -> None:
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("moment", [0.0, pytest.param(0.1, marks=pytest.mark.reliability), 0.3])
 def test_signals_to_the_group_are_for_the_trainer(
     mixture: Mixture, monkeypatch: pytest.MonkeyPatch, moment: float
 ) -> None:
