@@ -30,7 +30,7 @@ class Rules:
     refuse: Callable[[str], None] = lambda reason: None  # hears why one was refused or cut
 
 
-class Connection(H11Protocol):
+class Connection(H11Protocol):  # type: ignore[misc, unused-ignore]  # Any where uvicorn is not installed
     """uvicorn's connection, with limits it does not have: one that is silent or slow is cut."""
 
     rules: ClassVar[Rules] = Rules()

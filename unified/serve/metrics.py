@@ -78,4 +78,5 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
-        return generate_latest(self.registry)
+        page: bytes = generate_latest(self.registry)
+        return page

@@ -178,7 +178,7 @@ def _some(picture: bytes) -> bytes:
     return picture
 
 
-class _InMemory(MultiPartParser):
+class _InMemory(MultiPartParser):  # type: ignore[misc, unused-ignore]  # Any where starlette is not installed
     spool_max_size = 1 << 62  # never on the disk
 
 

@@ -26,7 +26,7 @@ from unified.serve.settings import Settings
 log = logging.getLogger("unified.serve")
 
 
-class _Server(uvicorn.Server):
+class _Server(uvicorn.Server):  # type: ignore[misc, unused-ignore]  # Any where uvicorn is not installed
     """uvicorn's server, which leaves the exit code to the command and tells the desk that it stops."""
 
     desk: Desk
