@@ -9,7 +9,7 @@ The first two are one and the same training, bit for bit, as long as both comput
 another number sums are rounded differently, and after some hundred steps the networks are as far apart as with two
 seeds. So one thread is what all of them have here.
 
-The same on photographs, by the real trainer, with several seeds (a quarter of an hour on two quiet cores;
+The same on photographs, by the real trainer, with several seeds (some twenty minutes of one core;
 UNIFIED_HALF_STEPS and UNIFIED_HALF_SEEDS change that):
     pytest -m slow -s tests/data/test_half_labels.py
 """
