@@ -11,15 +11,19 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 from test_comparison import result
 
+from unified.contracts.document import read_run_config
 from unified.contracts.errors import ConfigError
 from unified.study import runner
-from unified.study.job import Job, JobFolder
+from unified.study.job import INTERRUPTED, Job, JobFolder, work
 from unified.study.runner import Slot, make_slots, run_jobs
+from unified.training.folder import RunFolder
+from unified.training.trainer import Trainer
 
 FAKE = """
 import json, os, signal, sys, time
@@ -132,6 +136,29 @@ def job_process(folder: JobFolder, **options: object) -> subprocess.Popen[bytes]
         stderr=subprocess.STDOUT,
         env=environment,
     )
+
+
+def test_a_stopped_job_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its run has more settings by then than the job's file: the defaults, resolved."""
+    tiny.cache_at(tmp_path)
+    folder = JobFolder(tmp_path / "job")
+    folder.prepare(Job("plain", 0, *tiny.config(tmp_path, "max_steps=4", tasks=("cls",))))
+    step = Trainer._step
+
+    def stopped(trainer: Trainer, batches: Any) -> Any:
+        if trainer.progress.step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return step(trainer, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stopped)
+        assert work(folder.path) == INTERRUPTED
+    assert folder.result() is None
+    assert RunFolder.open(folder.run).read_config() != read_run_config(folder.path / "config.yaml")
+    assert work(folder.path) == 0
+    told = folder.result()
+    assert told is not None
+    assert (told["steps"], told["labelled"]) == (4, {"cls": 32})
 
 
 @pytest.mark.slow

@@ -123,14 +123,16 @@ def work(path: Path) -> int:
     """Trains to the end, or until asked to stop; the exit code."""
     import unified  # noqa: F401  (first: it lets torchvision be imported beside a CPU-only torch)
     from unified.study.result import result_of
+    from unified.training.folder import RunFolder
     from unified.training.run import train
 
     folder = JobFolder(path)
     with _alone(folder):
-        told, config = folder.told(), read_run_config(folder.path / "config.yaml")
-        begun = (folder.run / "checkpoints" / "last").exists()
+        told, begun = folder.told(), (folder.run / "checkpoints" / "last").exists()
         if not begun and folder.run.exists():
             shutil.rmtree(folder.run)  # died before its first checkpoint
+        # a begun run is told its own words: the job's leave out what is the default
+        config = RunFolder.open(folder.run).read_config() if begun else read_run_config(folder.path / "config.yaml")
         summary = train(config, Path(told["base"]), out=folder.run, resume=folder.run if begun else None)
         if summary.interrupted:
             return INTERRUPTED
