@@ -14,14 +14,14 @@ import torch
 from sitting import ends_with, sit, small_config
 from tally import Tally
 
-from unified.contracts.config import RunConfig
-from unified.contracts.document import dump_run_config
+from unified.contracts.document import dump_run_config, read_run_config
+from unified.data.loader import TrainLoader
 from unified.training.folder import RunFolder
 from unified.training.trainer import Trainer
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 # at a rate where rounding is not made visible by which points an object is assigned to
-SAME = ("optimizer=sgd", "warmup=0", "lr=0.0002", "model.norm.kind=group", "max_steps=20")
+SAME = ("optimizer=sgd", "warmup=0", "lr=0.0002", "model.norm.kind=group", "max_steps=20", "save_every=4")
 
 RANK = """
 import os, signal, sys
@@ -33,13 +33,11 @@ from unified.contracts.document import read_run_config
 from unified.training import run
 from unified.training.ranks import Ranks, restarts
 from unified.data.loader import TrainLoader
-place, out, dies, blind = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "blind"
+place, dies, outs = Path(sys.argv[1]), int(sys.argv[2]), [Path(word) for word in sys.argv[3:]]
 os.environ["UNIFIED_CACHE"] = str(place / "unified-cache")
-if blind:
-    def own(self, terms):
-        return {{(t, n): x.count.detach().float() * self.count for t, i in terms.items() for n, x in i.items()}}
-    Ranks.counts = own
-order = TrainLoader._order
+def own(self, terms):
+    return {{(t, n): x.count.detach().float() * self.count for t, i in terms.items() for n, x in i.items()}}
+order, counts = TrainLoader._order, Ranks.counts
 def told(self, turn, nth, augment, step):
     found = order(self, turn, nth, augment, step)
     with open(f"{{out}}-order-{{os.environ['RANK']}}", "a") as file:
@@ -49,17 +47,18 @@ TrainLoader._order = told
 def die(trainer, step):
     if step == dies and restarts() == 0 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
-with bare(meddle=die):
-    run.train(read_run_config(place / "config.yaml"), place, out=out)
+for out in outs:
+    Ranks.counts = own if out.name == "blind" else counts
+    with bare(meddle=die):
+        run.train(read_run_config(place / "config.yaml"), place, out=out)
 """
 
 
-def ranks(place: Path, config: RunConfig, out: Path, dies: int = 0, how: str = "seeing", restarts: int = 0) -> str:
-    """Runs two ranks under torchrun; what they said, if they failed."""
-    (place / "config.yaml").write_text(dump_run_config(config))
+def ranks(place: Path, *outs: Path, dies: int = 0, restarts: int = 0) -> str:
+    """Runs two ranks under torchrun, one training after the other; what they said, if they failed."""
     (place / "rank.py").write_text(RANK.format(root=str(ROOT), here=str(HERE)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["--max-restarts", str(restarts), str(place / "rank.py"), str(place), str(out), str(dies), how]
+    command += ["--max-restarts", str(restarts), str(place / "rank.py"), str(place), str(dies), *map(str, outs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, cwd=place)
     return "" if done.returncode == 0 else done.stderr[-2000:]
@@ -73,9 +72,20 @@ def farthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name].double() - b[name].double()).abs().max()) for name in a if a[name].numel())
 
 
-def test_two_ranks_are_one_process(tally: Tally, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two ranks that nobody disturbs, and ``blind`` beside it, whose ranks know of their own items only."""
+    place = tmp_path_factory.mktemp("ranks")
+    config, _ = small_config(place, *SAME)
+    (place / "config.yaml").write_text(dump_run_config(config))
+    fault = ranks(place, place / "two", place / "blind")
+    assert not fault, fault
+    return place / "two"
+
+
+def test_two_ranks_are_one_process(tally: Tally, two: Path, tmp_path: Path) -> None:
     tally.begin("two ranks against one process", "20 steps, fp32, group norms: weights within 1e-6")
-    config, base = small_config(tmp_path, *SAME)
+    config, base = read_run_config(two.parent / "config.yaml"), two.parent
     alone: list[tuple[int, tuple[tuple[int, int], ...]]] = []
     begun: dict[str, torch.Tensor] = {}
 
@@ -83,8 +93,6 @@ def test_two_ranks_are_one_process(tally: Tally, tmp_path: Path) -> None:
         begun.update({n: t.clone() for n, t in trainer.model.state_dict().items()} if step == 1 else {})
 
     with pytest.MonkeyPatch.context() as patch:
-        from unified.data.loader import TrainLoader
-
         order = TrainLoader._order
 
         def told(loader: TrainLoader, turn: object, nth: int, augment: object, step: int) -> object:
@@ -95,31 +103,25 @@ def test_two_ranks_are_one_process(tally: Tally, tmp_path: Path) -> None:
         patch.setattr(TrainLoader, "_order", told)
         sit(config, base, tmp_path / "one", meddle=watch)
     one = weights(tmp_path / "one")
-    fault = ranks(tmp_path, config, tmp_path / "two")
-    assert not fault, fault
-    apart, moved = farthest(one, weights(tmp_path / "two")), farthest(one, begun)
+    apart, moved = farthest(one, weights(two)), farthest(one, begun)
     tally.add(apart <= 1e-6 < moved, f"weights differ by {apart:.2g}, and moved by {moved:.2g}")
     tally.note(f"farthest {apart:.1g} apart; weights moved by up to {moved:.1g}")
-    rows = [Path(f"{tmp_path / 'two'}-order-{k}").read_text().splitlines() for k in (0, 1)]
+    rows = [Path(f"{two}-order-{k}").read_text().splitlines() for k in (0, 1)]
     halves = [(f"{step} {items[:2]}", f"{step} {items[2:]}") for step, items in alone]
     tally.add([*zip(*rows, strict=True)] == halves, "the images of the steps are others, or in another order")
-    fault = ranks(tmp_path, config, tmp_path / "blind", how="blind")
-    assert not fault, fault
-    tally.control(1, int(farthest(one, weights(tmp_path / "blind")) > 1e-6), "normalised by each rank's own items")
+    blind = farthest(one, weights(two.with_name("blind")))
+    tally.control(1, int(blind > 1e-6), "normalised by each rank's own items")
     tally.verdict()
 
 
-def test_a_lost_rank(tally: Tally, tmp_path: Path) -> None:
+def test_a_lost_rank(tally: Tally, two: Path) -> None:
     tally.begin("one of two ranks killed", "torchrun --max-restarts=1 goes on; every tensor of the end, to the bit")
-    config, _ = small_config(tmp_path, "max_steps=16", "save_every=4")
-    fault = ranks(tmp_path, config, tmp_path / "whole")
-    assert not fault, fault
-    digest, rng = ends_with(tmp_path / "whole"), random.Random(2)
+    place, digest, rng = two.parent, ends_with(two), random.Random(2)
     for trial in range(tally.count(10, share=1)):
-        out, step = tmp_path / f"run-{trial}", rng.randint(2, 15)
-        fault = ranks(tmp_path, config, out, dies=step, restarts=1)
+        out, step = place / f"lost-{tally.full}-{trial}", rng.randint(2, 19)
+        fault = ranks(place, out, dies=step, restarts=1)
         good = not fault and ends_with(out) == digest
         tally.add(good, f"trial {trial}, killed at step {step}: {fault or 'the end differs'}")
-    fault = ranks(tmp_path, config, tmp_path / "blind", dies=9, restarts=0)
+    fault = ranks(place, place / f"given-up-{tally.full}", dies=2)
     tally.control(1, int(bool(fault)), "without restarts")
     tally.verdict()

@@ -75,7 +75,9 @@ def test_a_stop_at_any_step(
         tally.add(not fault, fault)
     if workers == 0:
         monkeypatch.setattr("unified.training.state.nested", lambda found, groups, optimizer, _: optimizer.state_dict())
-        faults = [stopped_at(step, reference, config, memory / f"blind-{step}") for step in (5, 20)]
+        faults = [
+            stopped_at(step, reference, config, memory / f"blind-{step}") for step in ((5, 20) if tally.full else (5,))
+        ]
         tally.control(len(faults), sum(map(bool, faults)), "resume without the optimizer's moments")
     else:
         monkeypatch.setattr("unified.training.run.TrainLoader", _from_the_start(workers))
