@@ -57,6 +57,19 @@ def test_a_grid_is_a_product() -> None:
     assert all(arm.latents == name for name, arm in arms.items())
 
 
+def test_files_are_looked_for_beside_the_study_too(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = STUDY.replace("{data}", "data/shapes.yaml").replace("{model}", "tiny.yaml").replace("{recipe}", "shapes")
+    path = written(place, text, "near")
+    monkeypatch.chdir(tmp_path)
+    study = load_study(path)
+    assert (study.data, study.model) == (str(place / "data" / "shapes.yaml"), str(place / "tiny.yaml"))
+    assert study.recipe == "shapes"  # a name
+    (tmp_path / "tiny.yaml").write_text("name: other")
+    assert load_study(path).model == "tiny.yaml"  # what stands here comes first
+
+
 def test_jobs_are_every_arm_with_every_seed(place: Path) -> None:
     plan = expand(load_study(written(place)))
     assert [job.name for job in plan.jobs[:4]] == [

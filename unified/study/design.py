@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from itertools import product
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -104,4 +105,10 @@ def load_study(name: str) -> StudyConfig:
     study = validate(StudyConfig, source)
     if wrong := fault(study):
         raise ConfigError(f"{shown_path(path)}: {wrong}")
-    return study
+    return study.model_copy(update={key: _beside(path, getattr(study, key)) for key in ("data", "model", "recipe")})
+
+
+def _beside(path: Path, name: str | None) -> str | None:
+    """What stands beside the study's file, if that is what it names; else the name as it is."""
+    there = path.parent / name if name else path
+    return str(there) if name and there.exists() and not Path(name).exists() else name
