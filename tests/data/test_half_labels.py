@@ -12,6 +12,8 @@ seeds. So one thread is what all of them have here.
 The same on photographs, by the real trainer, with several seeds (some twenty minutes of one core;
 UNIFIED_HALF_STEPS and UNIFIED_HALF_SEEDS change that):
     pytest -m slow -s tests/data/test_half_labels.py
+There the control is what a user sees, the objects found at the confidence that prediction has by default. AP only ranks
+boxes, and where every second label is missing at random all scores of a class sink together and keep their order.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from torch import Tensor, nn
 from unified.heads.detect_free import DetectFree
 from unified.tasks.detection import DetectionTask
 
+import unified
+from unified.boxes import iou_xyxy
 from unified.contracts.config import AugmentConfig, DataConfig, PartConfig
 from unified.contracts.document import load_run_config
 from unified.contracts.protocols import heads
@@ -248,15 +252,32 @@ def test_photographs_masked_and_halved_are_one_training(tmp_path: Path, shared: 
     assert not all(torch.equal(background[name], weight) for name, weight in masked.items())
 
 
+def recall(run: Path, folder: Path) -> float:
+    """The share of the validation set's objects that are found with their class and IoU 0.5 at the usual confidence."""
+    truth = json.loads((folder / "annotations" / "instances_val.json").read_text())
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    paths = {image["id"]: folder / "images" / image["file_name"] for image in truth["images"]}
+    said = dict(zip(paths, unified.load(run).predict([*paths.values()]), strict=True))
+    found = [_found(box, names[box["category_id"]], said[box["image_id"]].boxes) for box in truth["annotations"]]
+    return sum(found) / len(found)
+
+
+def _found(truth: Mapping[str, Any], name: str, boxes: Sequence[Any]) -> bool:
+    x, y, width, height = truth["bbox"]
+    near = torch.tensor([box.xyxy for box in boxes if box.name == name]).view(-1, 4)
+    return bool((iou_xyxy(torch.tensor([[x, y, x + width, y + height]]), near) >= 0.5).any())
+
+
 @pytest.mark.slow
 def test_the_same_on_photographs(tmp_path: Path, shared: Path, one_thread: None) -> None:
     """The halves stand for the masked labels, too: see the test above."""
     photographs(shared / "data" / "fod", tmp_path)
     steps, seeds = os.environ.get("UNIFIED_HALF_STEPS", "1200"), int(os.environ.get("UNIFIED_HALF_SEEDS", "2"))
-    scores: dict[str, list[float]] = {"halves": [], "background": []}
+    found: dict[str, list[float]] = {"halves": [], "background": []}
     for seed in range(seeds):
-        for way, found in scores.items():
-            found.append(trained(way, tmp_path, seed, steps).metrics["det/AP"])
-            print(f"{way}, seed {seed}: AP {found[-1]:.4f}", flush=True)
-    assert min(scores["halves"]) > 0.05  # something was learned
-    assert sum(scores["background"]) < ENOUGH * sum(scores["halves"])  # the control
+        for way in found:
+            summary = trained(way, tmp_path, seed, steps)
+            found[way].append(recall(summary.folder, shared / "data" / "fod"))
+            print(f"{way}, seed {seed}: AP {summary.metrics['det/AP']:.4f}, found {found[way][-1]:.3f}", flush=True)
+    assert min(found["halves"]) > 0.1  # something was learned
+    assert all(b < ENOUGH * h for h, b in zip(*found.values(), strict=True))  # the control
