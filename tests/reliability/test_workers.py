@@ -76,7 +76,7 @@ def says_nothing(number: int, seconds: float) -> bool:
     stream._timeout = seconds  # type: ignore[attr-defined]  # only now: starting an interpreter takes a while
     (worker,) = [c.pid for c in multiprocessing.active_children() if c.pid not in before and c.pid]
     os.kill(worker, number)
-    rescue = threading.Timer(LIMIT, os.kill, (worker, signal.SIGKILL))  # its time limit does not cover shared memory
+    rescue = threading.Timer(3 * seconds, os.kill, (worker, signal.SIGKILL))  # its own limit leaves out shared memory
     rescue.start()
     try:
         for _ in range(100):
