@@ -89,5 +89,7 @@ def drawn() -> Iterator[None]:
     from unified.training.report import report
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unified.training.run.report", report)
+        patch.setattr(
+            "unified.training.run.report", lambda folder, trainer: report(folder, trainer.evaluation, trainer.tasks)
+        )
         yield

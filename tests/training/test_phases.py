@@ -170,7 +170,7 @@ def test_gains_weigh_the_losses_of_their_phase(place: Path) -> None:
     terms = trainer.wrapped(bench.batch)
     gains = [trainer.course.gains(trainer.course.at(at).phase) for at in (0, trainer.course.passes - 1)]
     plain, gained = ({**by_task, **parts} for by_task, parts in (trainer.descent.losses(terms, g) for g in gains))
-    ratio = {name: float(gained[name] / plain[name]) for name in plain}
+    ratio = {name: float((gained[name] / plain[name]).detach()) for name in plain}
     assert ratio["det/box"] == pytest.approx(0.5)
     assert ratio["det/class"] == pytest.approx(1.0)
     assert ratio["cls"] == pytest.approx(3.0)

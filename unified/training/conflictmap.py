@@ -7,13 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from unified.training.conflict import FILE, WHOLE, read_lines
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, SOFT, LINE = "#22252a", "#767b84", "#e4e6ea"
 COLOURS = "RdBu"  # opposite directions are red; also told apart by those who cannot see red from green
@@ -93,6 +93,9 @@ def conflict_plot(run: Path, path: Path | None = None) -> Path | None:
 
 def draw(found: ConflictMap) -> Figure:
     """A panel for each pair of tasks: stages over steps, coloured by cosine; the share of conflicts at its side."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, for a run reads maps without drawing them
+    from matplotlib.figure import Figure
+
     many, rows = len(found.pairs), len(found.stages)
     across = min(many, 3)
     down = -(-many // across)

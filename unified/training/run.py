@@ -48,7 +48,6 @@ from unified.training.preparation import open_splits as open_splits
 from unified.training.preparation import planned_schedule as planned_schedule
 from unified.training.preparation import planned_steps as planned_steps
 from unified.training.ranks import Ranks, restarts
-from unified.training.report import report
 from unified.training.resumption import restarted, resumed
 from unified.training.scheduling import together
 from unified.training.signals import Stops, stopped_by
@@ -297,10 +296,17 @@ def _plan(trainer: Trainer, splits: Splits, hardware: Hardware, command: str | N
     )
 
 
+def report(folder: RunFolder, trainer: Trainer) -> None:
+    """Draws the run; matplotlib is loaded only here, for a process needs most of a second for it."""
+    from unified.training.report import report as draw
+
+    draw(folder, trainer.evaluation, trainer.tasks)
+
+
 def _finish(trainer: Trainer, folder: RunFolder, monitor: Monitor) -> RunSummary:
     interrupted = trainer.stopping is not None
     if trainer.accelerator.is_main_process and trainer.stopping != signal.SIGTERM:  # whoever sends that is in a hurry
-        report(folder, trainer.evaluation, trainer.tasks)
+        report(folder, trainer)
     progress = trainer.progress
     metrics = trainer.evaluation.metrics or folder.read_metrics()
     summary = RunSummary(
