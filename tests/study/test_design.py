@@ -10,10 +10,11 @@ import tiny
 from unified.contracts.config import PartConfig
 from unified.contracts.document import list_configs
 from unified.contracts.errors import ConfigError
+from unified.model.defaults import spelled_out
 from unified.study.budget import Budget, alone, budget_of, opened, to_length
 from unified.study.design import GridConfig, StudyConfig, load_study, multiplied, slug
 from unified.study.expansion import expand
-from unified.study.result import count_flops, rules
+from unified.study.result import comparable, count_flops, rules
 
 STUDY = """
 data: {data}
@@ -55,6 +56,19 @@ def test_a_grid_is_a_product() -> None:
         for latent in ("", ":neural")
     ]
     assert all(arm.latents == name for name, arm in arms.items())
+
+
+def test_a_head_concerns_its_own_task_alone(place: Path) -> None:
+    """A network for tags says nothing of the embedding head, as begun and as resolved; one of another width does."""
+    joint, _ = tiny.config(place, tasks=("cls", "emb"))
+    single, _ = tiny.config(place, tasks=("cls",))
+    wide, _ = tiny.config(place, "model.heads.multilabel.width=32", tasks=("cls",))
+    ours, own = comparable(spelled_out(joint)), comparable(single)
+    assert ours.keys() > own.keys()
+    assert {key: ours[key] for key in own} == own
+    assert {key for key, value in comparable(wide).items() if value != own[key]} == {
+        "tasks.cls.model.heads.multilabel.width"
+    }
 
 
 def test_files_are_looked_for_beside_the_study_too(

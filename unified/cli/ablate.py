@@ -200,11 +200,12 @@ def _latency(study: StudyConfig, plan: Expansion, found: Comparison, folder: Pat
     import torch
 
     from unified.cli.bench import interleaved
-    from unified.hardware import pick_device
+    from unified.hardware import leave_a_core, pick_device
     from unified.model.latents.fold import fold
     from unified.study.runner import job_folder
     from unified.trained import load_trained
 
+    leave_a_core()  # as training does: threads that wait for a busy core measure the neighbours
     place, first = pick_device(device), study.seeds[0]
     networks: dict[str, list[Any]] = {}
     for job in plan.jobs:

@@ -18,6 +18,7 @@ from unified.contracts.config import RunConfig
 from unified.contracts.errors import CheckpointError
 from unified.data.fingerprint import fingerprints
 from unified.model.build import task_class
+from unified.model.defaults import spelled_out
 from unified.model.latents.fold import fold
 from unified.model.network import UnifiedNetwork
 from unified.study.budget import budget_of, opened
@@ -134,12 +135,18 @@ def count_flops(network: nn.Module, images: torch.Tensor) -> int:
 
 
 def comparable(config: RunConfig) -> dict[str, Any]:
-    """What decides a score beside data, trunk, tasks, seed, length and latents, by dotted key."""
-    whole = config.model_dump(mode="json")
+    """What decides a score beside data, trunk, tasks, seed, length and latents, by dotted key.
+
+    A head stands below its task (``tasks.det.model.heads.detect_free.bins``), since others are not concerned.
+    """
+    config = spelled_out(config)
+    whole, heads = config.model_dump(mode="json"), config.model.heads
     train = {k: v for k, v in whole["train"].items() if k not in (*PLACE_ONLY, *LENGTH, *KEEPING)}
     tasks = {name: {k: v for k, v in task.items() if k != "task"} for name, task in whole["tasks"].items()}
-    kept = {"train": train, "tasks": tasks, "model": {"heads": whole["model"]["heads"]}, "balance": whole["balance"]}
-    return dotted(kept)
+    for name, task in config.tasks.items():
+        head = task.head.name if task.head else config.model.default_heads[task.task]
+        tasks[name]["model"] = {"heads": {head: heads[head]}}
+    return dotted({"train": train, "tasks": tasks, "balance": whole["balance"]})
 
 
 def rules(config: RunConfig) -> str:
