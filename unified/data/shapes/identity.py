@@ -72,40 +72,43 @@ class Identity:
 Paint = tuple[str, str, str]
 
 
-def _rgb(name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return np.array(COLOURS[name], dtype=np.float64)
+class _Paints:
+    """Every paint of enough contrast, and how far apart any two of them look."""
+
+    def __init__(self) -> None:
+        rgb = {name: np.array(colour, dtype=np.float64) for name, colour in COLOURS.items()}
+        pairs = [(a, b) for a in COLOURS for b in COLOURS if np.linalg.norm(rgb[a] - rgb[b]) >= _CONTRAST]
+        self.every: list[Paint] = [(pattern, a, b) for pattern in PATTERNS for a, b in pairs]
+        self.first = np.stack([rgb[a] for _, a, _ in self.every])
+        mean = [rgb[a] + COVERAGE[pattern] * (rgb[b] - rgb[a]) for pattern, a, b in self.every]
+        self.mean = np.stack(mean)
+
+    def gaps(self, some: list[int], others: list[int]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        """(S, O): the smaller of the gaps of mean and of first colours counts."""
+        mean, first = (np.linalg.norm(x[some][:, None] - x[others], axis=-1) for x in (self.mean, self.first))
+        found: np.ndarray[tuple[int, int], np.dtype[np.float64]] = mean + 0.3 * np.minimum(mean, first)
+        return found
 
 
-def _gap(a: Paint, b: Paint) -> float:
-    """How far apart two paints look: the smaller of their mean colours' gap and their first colours' gap counts."""
-    mean_a = _rgb(a[1]) + COVERAGE[a[0]] * (_rgb(a[2]) - _rgb(a[1]))
-    mean_b = _rgb(b[1]) + COVERAGE[b[0]] * (_rgb(b[2]) - _rgb(b[1]))
-    mean = float(np.linalg.norm(mean_a - mean_b))
-    return mean + 0.3 * min(mean, float(np.linalg.norm(_rgb(a[1]) - _rgb(b[1]))))
-
-
-def _pick(rng: np.random.Generator) -> list[Paint]:
+def _pick(rng: np.random.Generator, paints: _Paints) -> list[Paint]:
     """Greedily choose paints far from each other; no two share a pattern or a first colour."""
-    every = [
-        (pattern, first, second)
-        for pattern in PATTERNS
-        for first in COLOURS
-        for second in COLOURS
-        if np.linalg.norm(_rgb(first) - _rgb(second)) >= _CONTRAST
-    ]
-    chosen = [every[int(rng.integers(len(every)))]]
+    every = paints.every
+    chosen = [int(rng.integers(len(every)))]
     while len(chosen) < PER_CLASS:
-        patterns, firsts = {p[0] for p in chosen}, {p[1] for p in chosen}
-        seconds = [p[2] for p in chosen]
-        free = [p for p in every if p[0] not in patterns and p[1] not in firsts and seconds.count(p[2]) < 2]
+        patterns, firsts, seconds = ([every[k][part] for k in chosen] for part in range(3))
+        free = [
+            k
+            for k, (pattern, first, second) in enumerate(every)
+            if pattern not in patterns and first not in firsts and seconds.count(second) < 2
+        ]
         sample = [free[int(k)] for k in rng.permutation(len(free))[:80]]
-        chosen.append(max(sample, key=lambda paint: min(_gap(paint, other) for other in chosen)))
-    return chosen
+        chosen.append(sample[int(paints.gaps(sample, chosen).min(axis=1).argmax())])
+    return [every[k] for k in chosen]
 
 
 def _table() -> tuple[Identity, ...]:
-    rng = np.random.default_rng(_TABLE_SEED)
-    rows = [(label, paint) for label in range(len(CLASSES)) for paint in _pick(rng)]
+    rng, paints = np.random.default_rng(_TABLE_SEED), _Paints()
+    rows = [(label, paint) for label in range(len(CLASSES)) for paint in _pick(rng, paints)]
     return tuple(Identity(index, label, *paint) for index, (label, paint) in enumerate(rows))
 
 
