@@ -175,4 +175,4 @@ def _plain(score: Interval, change: Interval | None) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(cell.replace(" ±", "\u00a0±") for cell in cells) + " |"  # one line, however narrow
