@@ -218,6 +218,7 @@ def test_a_masked_label_costs_what_no_label_costs(tmp_path: Path, one_thread: No
 def trained(way: str, folder: Path, seed: int, steps: str) -> RunSummary:
     """A run of the real trainer on the files in ``folder``."""
     given = {"max_steps": steps, "max_minutes": "null", "evaluate_every": "1", "workers": "0", "size": "128"}
+    given |= {"tasks.det.weight": "1"}  # it has nobody to be weighed against
     overrides = [f"{key}={value}" for key, value in {**given, "precision": "fp32", "seed": str(seed)}.items()]
     config, base = load_run_config(
         model="unified-n", data=str(folder / f"{way}.yaml"), tasks=("det",), recipe="fod", overrides=overrides
