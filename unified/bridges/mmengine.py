@@ -74,7 +74,8 @@ class UnifiedModel(BaseModel):  # type: ignore[misc]
             return outputs
         tasks = {name: self.joint.task(name) for name in batch.tasks}
         size = (batch.images.shape[-2], batch.images.shape[-1])
-        return [Answer(outputs, predict_all(tasks, outputs, size, len(batch), confidence=LOW_CONFIDENCE), batch)]
+        found = predict_all(tasks, outputs, size, len(batch), frames=batch.frames, confidence=LOW_CONFIDENCE)
+        return [Answer(outputs, found, batch)]
 
 
 @METRICS.register_module()

@@ -107,7 +107,7 @@ def measure(
     with hardware.autocast():
         outputs = network(moved.images, served)
     size = (batch.images.shape[-2], batch.images.shape[-1])
-    predictions = predict_all(tasks, outputs, size, len(batch), confidence=LOW_CONFIDENCE)
+    predictions = predict_all(tasks, outputs, size, len(batch), frames=batch.frames, confidence=LOW_CONFIDENCE)
     for name in served:
         said = {field for other in served if other != name for field in tasks[other].provides}
         own = predictions
