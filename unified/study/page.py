@@ -79,7 +79,7 @@ def _latency(archive: Archive, found: Comparison) -> list[str]:
         )
     how = (
         f"Median of {told['repeats']} interleaved forward passes of one {told['size']} px image, latents folded, "
-        f"{told['device']}, {told['threads']} thread(s)."
+        f"{told['device']}, {told['threads']} thread{'' if told['threads'] == 1 else 's'}."
     )
     return ["## One network beside several", "\n".join(lines), how]
 
