@@ -199,7 +199,8 @@ def test_only_what_an_interval_bears_out_is_called_a_gain(values: tuple[float, .
 
 def test_an_archive_reads_back_and_makes_the_same_table(tmp_path: Path) -> None:
     results = tuple(whole((0, 1, 2)))
-    archive = Archive("study", "A title", "Why?", "unified-ablate study", results, {"data": "photos", "steps": 100})
+    study = {"data": "photos", "steps": 100, "arms": {"joint": {"settings": ["tasks.det.weight=4"]}}}
+    archive = Archive("study", "A title", "Why?", "unified-ablate study", results, study)
     files = leave(archive, compare(results, "single"), tmp_path)
     assert sorted(path.suffix for path in files) == [".csv", ".json", ".md", ".png", ".txt"]
     assert all(path.stat().st_size > 200 for path in files)
@@ -207,6 +208,8 @@ def test_an_archive_reads_back_and_makes_the_same_table(tmp_path: Path) -> None:
     assert csv_text(compare(again.results, "single")) == (tmp_path / "study.csv").read_text()
     page = (tmp_path / "study.md").read_text()
     assert "# A title" in page and "Why?" in page and "(study.png)" in page and "unified-ablate study" in page
+    assert "`single`: a network for each task, no latents\n" in page
+    assert "`joint`: one network, no latents, `tasks.det.weight=4`\n" in page
     (tmp_path / "broken.json").write_text(json.dumps({"results": []}))
     with pytest.raises(DataError, match="not the archive of a study"):
         Archive.read(tmp_path / "broken.json")

@@ -102,11 +102,12 @@ def _method(archive: Archive, found: Comparison) -> str:
         "baseline": f"{found.baseline} ({base.networks} network{'s' if base.networks > 1 else ''})",
         "time": f"{sum(result.seconds for result in archive.results) / 60:.0f} minutes of training in all",
     }
-    arms = "\n".join(f"- `{row.arm}`: {_what(row)}" for row in found.rows)
+    own = {name: arm.get("settings", ()) for name, arm in (study.get("arms") or {}).items()}
+    arms = "\n".join(f"- `{row.arm}`: {_what(row, own.get(row.arm, ()))}" for row in found.rows)
     return "\n".join(f"- {key}: {value}" for key, value in told.items()) + f"\n\nArms:\n\n{arms}"
 
 
-def _what(row: Row) -> str:
+def _what(row: Row, own: Sequence[str]) -> str:
     networks = "a network for each task" if row.networks > 1 else "one network"
     rules = "no latents" if row.rules == "none" else f"latents `{row.rules}`, {row.latents:,} numbers"
-    return f"{networks}, {rules}"
+    return f"{networks}, {rules}" + (f", `{' '.join(own)}`" if own else "")
