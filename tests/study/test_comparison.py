@@ -198,8 +198,13 @@ def test_only_what_an_interval_bears_out_is_called_a_gain(values: tuple[float, .
 
 
 def test_an_archive_reads_back_and_makes_the_same_table(tmp_path: Path) -> None:
-    results = tuple(whole((0, 1, 2)))
-    study = {"data": "photos", "steps": 100, "arms": {"joint": {"settings": ["tasks.det.weight=4"]}}}
+    with_z = [replace(r, arm="z", rules="pre.*=add", latents=7) for r in whole((0, 1, 2)) if r.arm == "joint"]
+    results = (*whole((0, 1, 2)), *with_z)
+    study = {
+        "data": "photos",
+        "steps": 100,
+        "arms": {"joint": {"settings": ["tasks.det.weight=4"]}, "z": {"latents": "bias"}},
+    }
     archive = Archive("study", "A title", "Why?", "unified-ablate study", results, study)
     files = leave(archive, compare(results, "single"), tmp_path)
     assert sorted(path.suffix for path in files) == [".csv", ".json", ".md", ".png", ".txt"]
@@ -210,6 +215,7 @@ def test_an_archive_reads_back_and_makes_the_same_table(tmp_path: Path) -> None:
     assert "# A title" in page and "Why?" in page and "(study.png)" in page and "unified-ablate study" in page
     assert "`single`: a network for each task, no latents\n" in page
     assert "`joint`: one network, no latents, `tasks.det.weight=4`\n" in page
+    assert "`z`: one network, latents `bias`: `pre.*=add`, 7 numbers\n" in page
     (tmp_path / "broken.json").write_text(json.dumps({"results": []}))
     with pytest.raises(DataError, match="not the archive of a study"):
         Archive.read(tmp_path / "broken.json")

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from unified.study.comparison import Comparison, Row
@@ -89,11 +90,13 @@ def _mark(axes: Axes, k: int, change: Interval, strong: bool) -> None:
     axes.scatter(change.values, spread, s=9, facecolor="white", edgecolor=color, linewidth=0.9, zorder=3)
     axes.scatter([change.mean], [k], s=38 if strong else 26, color=color, zorder=4)
     axes.annotate(
-        f"{change.mean:+.1f}",
+        f"{round(change.mean, 1) + 0.0:+.1f}",  # no -0.0
         (change.mean, k),
         (0, 5),
         textcoords="offset points",
         ha="center",
         fontsize=7.5,
         color=INK,
+        path_effects=[withStroke(linewidth=2.2, foreground="white")],  # the line at 0 does not cross a number
+        zorder=5,
     )

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from unified.study.comparison import Comparison, Row
 from unified.study.statistics import Interval
@@ -102,12 +102,15 @@ def _method(archive: Archive, found: Comparison) -> str:
         "baseline": f"{found.baseline} ({base.networks} network{'s' if base.networks > 1 else ''})",
         "time": f"{sum(result.seconds for result in archive.results) / 60:.0f} minutes of training in all",
     }
-    own = {name: arm.get("settings", ()) for name, arm in (study.get("arms") or {}).items()}
-    arms = "\n".join(f"- `{row.arm}`: {_what(row, own.get(row.arm, ()))}" for row in found.rows)
+    designs = study.get("arms") or {}
+    arms = "\n".join(f"- `{row.arm}`: {_what(row, designs.get(row.arm, {}))}" for row in found.rows)
     return "\n".join(f"- {key}: {value}" for key, value in told.items()) + f"\n\nArms:\n\n{arms}"
 
 
-def _what(row: Row, own: Sequence[str]) -> str:
+def _what(row: Row, design: Mapping[str, Any]) -> str:
     networks = "a network for each task" if row.networks > 1 else "one network"
-    rules = "no latents" if row.rules == "none" else f"latents `{row.rules}`, {row.latents:,} numbers"
-    return f"{networks}, {rules}" + (f", `{' '.join(own)}`" if own else "")
+    block = design.get("latents")
+    named = f"`{block}`: " if isinstance(block, str) and block not in (row.rules, "none") else ""
+    rules = "no latents" if row.rules == "none" else f"latents {named}`{row.rules}`, {row.latents:,} numbers"
+    own = " ".join(design.get("settings", ()))
+    return f"{networks}, {rules}" + (f", `{own}`" if own else "")
