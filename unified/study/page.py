@@ -70,11 +70,12 @@ def _latency(archive: Archive, found: Comparison) -> list[str]:
         return []
     base = found.row(found.baseline)
     lines = ["| | networks | parameters, M | GFLOPs | ms an image | |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
-    for name, milliseconds in told["milliseconds"].items():
-        row = found.row(name)
+    for row in found.rows:
+        if (milliseconds := told["milliseconds"].get(row.arm)) is None:
+            continue
         share = milliseconds / told["milliseconds"][found.baseline]
         lines.append(
-            f"| **{name}** | {row.networks} | {row.parameters / 1e6:.3f} | {row.flops / 1e9:.3f} | "
+            f"| **{row.arm}** | {row.networks} | {row.parameters / 1e6:.3f} | {row.flops / 1e9:.3f} | "
             f"{milliseconds:.2f} | {share:.0%} of the time, {row.flops / base.flops:.0%} of the FLOPs |"
         )
     how = (
